@@ -1,0 +1,73 @@
+"""What a run says while it works: live bars on a terminal, plain lines elsewhere, always on stderr.
+
+Results go to stdout and belong to the verbs; everything here is narration and may be thrown away.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TextIO
+
+PLAIN_LINE_EVERY_SECONDS = 10.0
+
+
+class Console:
+    """Narration for one run. `quiet` keeps warnings only."""
+
+    def __init__(self, stream: TextIO | None = None, *, quiet: bool = False) -> None:
+        self.stream = stream if stream is not None else sys.stderr
+        self.quiet = quiet
+        self.is_terminal = self.stream.isatty()
+
+    def info(self, text: str) -> None:
+        if not self.quiet:
+            print(text, file=self.stream, flush=True)
+
+    def warn(self, text: str) -> None:
+        print(f"warning: {text}", file=self.stream, flush=True)
+
+    @contextmanager
+    def progress(self, what: str, total: float, unit: str = "") -> Iterator[Callable[..., None]]:
+        """Yields `update(done, note="")`. A bar with ETA on a terminal; else a line at most every ten seconds."""
+        if self.quiet:
+            yield lambda done, note="": None
+        elif self.is_terminal:
+            yield from _bar(self.stream, what, total)
+        else:
+            yield from _lines(self.stream, what, total, unit)
+
+
+def _bar(stream: TextIO, what: str, total: float) -> Iterator[Callable[..., None]]:
+    from rich.console import Console as RichConsole
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn("  {task.description}"),
+        BarColumn(bar_width=30),
+        TextColumn("{task.percentage:>3.0f}%"),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+    )
+    with Progress(*columns, console=RichConsole(file=stream), transient=True) as bars:
+        task = bars.add_task(what, total=total, note="")
+        yield lambda done, note="": bars.update(task, completed=done, note=note)
+
+
+def _lines(stream: TextIO, what: str, total: float, unit: str) -> Iterator[Callable[..., None]]:
+    started = last = time.monotonic()
+
+    def update(done: float, note: str = "") -> None:
+        nonlocal last
+        now = time.monotonic()
+        if now - last < PLAIN_LINE_EVERY_SECONDS:
+            return
+        last = now
+        left = f", {(now - started) / done * (total - done):,.0f} s left" if 0 < done <= total else ""
+        print(f"  {what}: {done:,.0f} of {total:,.0f} {unit}{left}  {note}".rstrip(), file=stream, flush=True)
+
+    yield update
