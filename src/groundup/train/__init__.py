@@ -1,0 +1,1 @@
+"""Training: one engine (`engine.train`) and the objectives that go through it."""

@@ -1,0 +1,92 @@
+"""Settings of the stages that train. No torch in here: `groundup check` reads this file in a moment."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field
+
+from groundup.recipe import Presentation, StageSettings, TokensRef
+
+UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+
+
+def seconds_of(value: Any) -> Any:
+    """`90`, `"90s"`, `"3m"`, `"1h30m"` as seconds; anything else is an error that says so."""
+    if not isinstance(value, str):
+        return value
+    text = value.strip().lower().replace(" ", "")
+    if re.fullmatch(r"\d+(\.\d+)?", text):
+        return float(text)
+    if not re.fullmatch(r"(\d+(\.\d+)?[smhd])+", text):
+        raise ValueError(f"{value!r} is not a time; write it like 90s, 3m or 1h30m")
+    return sum(float(number) * UNITS[unit] for number, _, unit in re.findall(r"(\d+(\.\d+)?)([smhd])", text))
+
+
+Seconds = Annotated[float, BeforeValidator(seconds_of), Field(gt=0)]
+
+
+class TrainingSettings(StageSettings):
+    """What every stage that trains understands."""
+
+    sequence_len: int = Field(256, ge=2)
+    """Tokens in one row of a batch."""
+    micro_batch_size: int = Field(16, ge=1)
+    """Rows in one forward and backward pass; what fits into memory."""
+    gradient_accumulation_steps: int = Field(1, ge=1)
+    """Micro-batches in one optimiser step. 2 x 8 rows train exactly as 1 x 16 do."""
+    max_steps: int | None = Field(None, ge=1)
+    """Optimiser steps. The first of max_steps, num_epochs and time_limit that is reached ends the training."""
+    num_epochs: float | None = Field(None, gt=0)
+    """Passes over the data."""
+    time_limit: Seconds | None = None
+    """Seconds of training (`90s`, `3m`, `1h30m`). The number of steps is fixed once, from the speed measured at the start."""
+    learning_rate: float = Field(3e-3, gt=0)
+    """Highest learning rate. The same number serves Muon, whose updates are scaled to the size of AdamW's."""
+    lr_scheduler: Literal["wsd", "cosine", "linear", "constant"] = "wsd"
+    """Shape over the steps: wsd is warm up, stay, decay to zero over the last part (`decay_ratio`)."""
+    warmup_steps: int | None = Field(None, ge=0)
+    """Steps until the learning rate is reached. Without it, warmup_ratio decides."""
+    warmup_ratio: float = Field(0.02, ge=0, lt=1)
+    """Share of all steps that warm up."""
+    decay_ratio: float = Field(0.5, ge=0, le=1)
+    """Share of all steps in which wsd decays to zero, at the end."""
+    weight_decay: float = Field(0.0, ge=0)
+    """Decoupled weight decay of matrices. Norms, biases and embeddings are never decayed."""
+    max_grad_norm: float = Field(1.0, gt=0)
+    """The gradient's norm is clipped to this."""
+    optimizer: Literal["adamw", "muon"] = "adamw"
+    """muon: Muon for hidden matrices, AdamW for embeddings, head, norms and biases."""
+    bf16: Literal["auto", True, False] = "auto"
+    """Compute in bfloat16 with fp32 weights. auto: where the processor has fast bfloat16."""
+    save_steps: Annotated[int, Presentation()] = Field(200, ge=1)
+    """Steps between checkpoints."""
+    save_total_limit: Annotated[int, Presentation()] = Field(2, ge=1)
+    """Checkpoints that are kept."""
+    logging_steps: Annotated[int, Presentation()] = Field(5, ge=1)
+    """Steps between lines in metrics.jsonl; the first and the last step are always there."""
+    sample_prompts: list[str] = Field(default_factory=list)
+    """Prompts that the model continues before and after the stage, kept in samples.jsonl."""
+    sample_tokens: int = Field(48, ge=1)
+    """Most tokens in one such continuation."""
+
+
+class PretrainSettings(TrainingSettings):
+    """Train a decoder from scratch to predict the next token."""
+
+    stage: Literal["pretrain"] = "pretrain"
+    tokens: TokensRef
+    """The token shards to train on."""
+    model: str | dict[str, Any] = "tiny"
+    """A preset's name (tiny, 10m, 30m, ...) or a mapping of Hugging Face config fields (hidden_size: 256, ...)."""
+    max_steps: int | None = Field(600, ge=1)
+    learning_rate: float = Field(3e-3, gt=0)
+    optimizer: Literal["adamw", "muon"] = "muon"
+    weight_decay: float = Field(0.01, ge=0)
+    document_mask: bool = True
+    """Tokens attend only within their own document."""
+    eval_steps: int | None = Field(None, ge=1)
+    """Steps between measurements of the loss on held-out tokens; always measured at the end where there are any."""
+    eval_rows: int = Field(64, ge=1)
+    """Most held-out rows in one such measurement."""
