@@ -1,0 +1,49 @@
+"""Where conversations and preferences come from. No torch, no pyarrow: `groundup check` reads this in a moment."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from groundup.recipe import PairsRef, Settings
+
+RowFormat = Literal["auto", "messages", "prompt_completion", "text", "alpaca", "sharegpt", "preference", "prompt"]
+
+
+class Dataset(Settings):
+    """One source of rows: a file, a folder of files, a `pairs` stage, a pinned package, or made tasks."""
+
+    path: PairsRef | None = None
+    """A .jsonl, .json or .parquet file (also .gz), a folder or glob of such files, a `pairs` stage, or `package:chatterbot-corpus`."""
+    tasks: list[str] | None = None
+    """Families of questions with one right answer, instead of a path."""
+    split: Literal["train", "held_out"] = "train"
+    """Which part of a `pairs` stage or of the tasks."""
+    rows: int | None = Field(None, ge=1)
+    """How many tasks to make (1000 when not given); of a file, the first so many rows."""
+    type: RowFormat = "auto"
+    """The rows' format. auto: seen from the column names."""
+    columns: dict[str, str] = Field(default_factory=dict)
+    """Columns with other names than the format's: `{completion: response}` reads `response` as `completion`."""
+    categories: list[str] | None = None
+    """Of chatterbot-corpus: which files (`humor`, `science`, ...). Without it, all."""
+    multi_turn: bool = True
+    """Of chatterbot-corpus: keep whole dialogues. false: each question with its answer alone."""
+    weight: float = Field(1.0, gt=0)
+    """How often each row is seen in an epoch. 2: twice; 0.5: every other row."""
+    on_bad_row: Literal["error", "skip"] = "error"
+    """What a malformed row does: fail with a list of what is wrong, or be left out and counted."""
+    max_bad_share: float = Field(0.05, ge=0, le=1)
+    """With `on_bad_row: skip`: more bad rows than this share fail all the same."""
+
+    @model_validator(mode="after")
+    def one_source(self) -> Dataset:
+        if (self.path is None) == (self.tasks is None):
+            raise ValueError("a dataset needs either `path` or `tasks`, and not both")
+        return self
+
+    @property
+    def name(self) -> str:
+        """How the audit calls this source."""
+        return self.path if self.path is not None else f"tasks: {', '.join(self.tasks or ())}"
