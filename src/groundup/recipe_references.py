@@ -1,0 +1,161 @@
+"""Which settings of a stage name something that it reads: another stage, a file, a folder. And settings as plain data."""
+
+from __future__ import annotations
+
+import os
+import types
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Union, get_args, get_origin
+
+from pydantic import BaseModel
+
+from groundup.errors import Problem
+from groundup.recipe import Presentation, Reads
+from groundup.recipe_file import KeyPath, RecipeFile, did_you_mean, nearest, one_of
+
+LEFT_TO_THE_STAGE = ("package:", "hf://", "http://", "https://")
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A setting that names what a stage reads: another stage (`stage`), or something on this machine (`path`)."""
+
+    key: str  # `base_model`, `models.0`
+    value: str
+    stage: str | None = None
+    path: Path | None = None
+
+
+def references(
+    name: str, settings: BaseModel, place: KeyPath, file: RecipeFile, kind_of_stage: Mapping[str, str]
+) -> Iterator[Reference]:
+    """What the stage `name` reads. What is not there, or of the wrong kind, becomes a problem of the file."""
+    for key_path, value, reads in marked_values(settings):
+        key = ".".join(map(str, key_path))
+        where = file.where((*place, *key_path))
+        right = [other for other, kind in kind_of_stage.items() if kind in reads.kinds and other != name]
+        if reads.kinds and value in kind_of_stage:
+            if kind_of_stage[value] not in reads.kinds or value == name:
+                what = "itself" if value == name else f"'{value}', a {kind_of_stage[value]} stage"
+                needed = " or ".join(reads.kinds)
+                fix = one_of(f"{needed} stages", right) if right else f"this recipe has no {needed} stage: add one"
+                file.problems.append(
+                    Problem(f"{key}: stage '{name}' cannot read {what}; it reads {needed}", where, fix)
+                )
+            yield Reference(key, value, stage=value)
+        elif value.startswith(LEFT_TO_THE_STAGE):
+            yield Reference(key, value)
+        else:
+            path = local_path(value, file.path.parent)
+            if path is None:
+                file.problems.append(_not_found(key, value, where, reads, right, kind_of_stage))
+            yield Reference(key, value, path=path)
+
+
+def local_path(value: str, recipe_folder: Path) -> Path | None:
+    """The file or folder that a value stands for: as seen from here, else from beside the recipe. None: neither."""
+    for base in (Path(), recipe_folder):
+        path = base / os.path.expanduser(value)  # noqa: PTH111 - keeps `value` relative, as written
+        if path.exists() or (any(sign in value for sign in "*?[") and any(base.glob(value.lstrip("/")))):
+            return path
+    return None
+
+
+def _not_found(
+    key: str, value: str, where: str, reads: Reads, right: Sequence[str], kind_of_stage: Mapping[str, str]
+) -> Problem:
+    if reads.kinds and "/" not in value:
+        hint = did_you_mean(value, kind_of_stage)
+        fix = (
+            one_of(f"{' or '.join(reads.kinds)} stages", right)
+            if right
+            else "name a stage, a folder or hf://owner/name"
+        )
+        return Problem(f"{key}: there is no stage and no file '{value}'{hint}", where, fix)
+    return Problem(f"{key}: no such file or folder: {value}", where, _paths_near(Path(value)))
+
+
+def _paths_near(path: Path) -> str:
+    folder = path.parent
+    while not folder.is_dir():
+        folder = folder.parent
+    names = sorted(one.name for one in folder.iterdir() if not one.name.startswith("."))
+    missing = path.relative_to(folder).parts[0] if folder != path else path.name
+    if near := nearest(missing, names):
+        return f"did you mean {folder / near}?"
+    return (
+        f"{folder}/ has: {', '.join(names[:8])}{', ...' if len(names) > 8 else ''}" if names else f"{folder}/ is empty"
+    )
+
+
+def marked_values(settings: BaseModel) -> Iterator[tuple[KeyPath, str, Reads]]:
+    """Every text in the settings whose type is marked with `Reads`, however deep, with its place."""
+    for name, info in type(settings).model_fields.items():
+        annotation = Annotated[info.annotation, *info.metadata] if info.metadata else info.annotation
+        for path, value, reads in _marked(annotation, getattr(settings, name)):
+            yield (name, *path), value, reads
+
+
+def _marked(annotation: Any, value: Any) -> Iterator[tuple[KeyPath, str, Reads]]:
+    if isinstance(value, BaseModel):
+        yield from marked_values(value)
+    elif isinstance(value, str):
+        if (reads := _reads_of(annotation)) is not None:
+            yield (), value, reads
+    elif isinstance(value, list | tuple | dict):
+        items = value.items() if isinstance(value, dict) else enumerate(value)
+        inner = _inner_annotation(annotation, dict if isinstance(value, dict) else (list, tuple, Sequence))
+        for key, item in items:
+            for path, text, reads in _marked(inner, item):
+                yield (key, *path), text, reads
+
+
+def _reads_of(annotation: Any) -> Reads | None:
+    if get_origin(annotation) is Annotated:
+        inner, *marks = get_args(annotation)
+        return next((mark for mark in marks if isinstance(mark, Reads)), None) or _reads_of(inner)
+    if get_origin(annotation) in (Union, types.UnionType):
+        return next((found for one in get_args(annotation) if (found := _reads_of(one)) is not None), None)
+    return None
+
+
+def _inner_annotation(annotation: Any, containers: Any) -> Any:
+    """The item type of the list (or the value type of the mapping) inside an annotation, unions included."""
+    if get_origin(annotation) is Annotated:
+        return _inner_annotation(get_args(annotation)[0], containers)
+    if get_origin(annotation) in (Union, types.UnionType):
+        found = (_inner_annotation(one, containers) for one in get_args(annotation))
+        return next((one for one in found if one is not None), None)
+    origin = get_origin(annotation)
+    if isinstance(origin, type) and issubclass(origin, containers):
+        arguments = [one for one in get_args(annotation) if one is not Ellipsis]
+        return arguments[-1] if arguments else None
+    return None
+
+
+# ---------------------------------------------------------------- settings as data
+
+
+def settings_data(settings: BaseModel, *, with_presentation: bool = True) -> dict[str, Any]:
+    """Plain JSON data of all settings, defaults included; without presentation it is what fingerprints are made of."""
+    data: dict[str, Any] = settings.model_dump(mode="json")
+    if not with_presentation:
+        _drop_presentation(settings, data)
+    return data
+
+
+def _drop_presentation(value: Any, data: Any) -> None:
+    if isinstance(value, BaseModel):
+        for name, info in type(value).model_fields.items():
+            if any(isinstance(mark, Presentation) or mark is Presentation for mark in info.metadata):
+                data.pop(name, None)
+            elif name in data:
+                _drop_presentation(getattr(value, name), data[name])
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            _drop_presentation(item, data.get(str(key)))
+    elif isinstance(value, list | tuple) and isinstance(data, list):
+        for item, inner in zip(value, data, strict=True):
+            _drop_presentation(item, inner)
