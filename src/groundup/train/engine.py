@@ -1,8 +1,8 @@
 """The one loop that every objective trains through.
 
 State is weights, optimiser moments and a step number, plus what an objective adds. Learning rate and batches are pure
-functions of the step, so that going on after a kill gives the same weights as never having been killed. The loss of a step
-is summed over everything trained in it and divided by the global count: micro-batches change memory, not the result.
+functions of the step, so that going on after a kill gives the same weights as never having been killed. The loss of a
+step is summed over everything trained in it and divided by the global count: micro-batches change memory, not results.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ class TrainResult:
 def train_options(
     settings: TrainingSettings, *, seed: int, steps_per_epoch: float | None = None, **changes: Any
 ) -> TrainOptions:
-    """TrainOptions from a stage's settings. The horizon is the smaller of max_steps and num_epochs x steps_per_epoch."""
+    """Options from a stage's settings. The horizon is the smaller of max_steps and num_epochs x steps_per_epoch."""
     horizons = [settings.max_steps] if settings.max_steps is not None else []
     if settings.num_epochs is not None and steps_per_epoch is not None:
         horizons.append(max(1, round(settings.num_epochs * steps_per_epoch)))
@@ -141,8 +141,8 @@ def train(
     """Train the parameters that require a gradient, from the newest checkpoint in `context.folder` or from the start.
 
     `evaluate(model)` gives extra metrics (a held-out loss) every `eval_steps` and after the last step; it runs without
-    gradients. Raises Stopped where the run was asked to stop (the work is saved), UserError where the loss is not finite,
-    the disk refuses, or the checkpoint belongs to other settings.
+    gradients. Raises Stopped where the run was asked to stop (the work is saved), UserError where the loss is not
+    finite, the disk refuses, or the checkpoint belongs to other settings.
     """
     _check_options(options)
     prepare_processor()
@@ -155,7 +155,6 @@ def train(
         learning_rate_scales=options.learning_rate_scales,
     )
     checkpoints = context.folder / "checkpoints"
-    checkpoints.mkdir(parents=True, exist_ok=True)
     configuration = options.configuration()
     state = TrainState(total_steps=_known_horizon(options), configuration=configuration)
     restored = restore_newest(checkpoints, model, optimizers, configuration, context.console)
@@ -173,12 +172,8 @@ def train(
     is_first_save = True
     clock = _Clock(state)
     try:
-        with (
-            context.stop.deferred(),
-            context.console.progress(
-                context.name, state.total_steps or options.time_limit_seconds or 1, "steps"
-            ) as bar,
-        ):
+        total, unit = (options.time_limit_seconds, "s") if state.total_steps is None else (state.total_steps, "steps")
+        with context.stop.deferred(), context.console.progress(context.name, total or 1, unit) as bar:
             while state.total_steps is None or state.step < state.total_steps:
                 row = train_step(model, objective, optimizers, options, state)
                 state.seconds = clock.seconds()
@@ -190,7 +185,7 @@ def train(
                 if is_evaluated or is_last or state.step == 1 or state.step % options.logging_steps == 0:
                     row |= clock.speed(state)
                     metrics.write({"step": state.step, **row, "memory": peak_memory_bytes()})
-                bar(state.step if state.total_steps else state.seconds, f"loss {row['loss']:.3f}")
+                bar(state.step if unit == "steps" else state.seconds, f"loss {row['loss']:.3f}")
                 stopping = context.stop.is_set
                 if is_first_save or is_horizon_new or is_last or stopping or state.step % options.save_steps == 0:
                     save()

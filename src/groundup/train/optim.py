@@ -75,7 +75,7 @@ def set_learning_rate(optimizers: list[torch.optim.Optimizer], learning_rate: fl
 
 def moments(optimizers: list[torch.optim.Optimizer], model: nn.Module) -> dict[str, Tensor]:
     """The optimisers' state as `moment/parameter name` -> tensor."""
-    names = {parameter: name for name, parameter in trained_parameters(model).items()}
+    names: dict[Tensor, str] = {parameter: name for name, parameter in trained_parameters(model).items()}
     return {
         f"{moment}/{names[parameter]}": torch.as_tensor(value)
         for optimizer in optimizers

@@ -1,10 +1,11 @@
-"""What this processor computes fast, probed once: bfloat16, fp32 matrix products, and an allocator that keeps memory."""
+"""What this processor computes fast, probed once: bfloat16, fp32 products, an allocator that keeps memory."""
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
 from functools import cache
+from pathlib import Path
 
 import torch
 
@@ -24,7 +25,7 @@ def has_fast_bf16(device: str = "cpu") -> bool:
     if device.startswith("cuda"):
         return bool(torch.cuda.is_bf16_supported())
     try:
-        with open("/proc/cpuinfo", encoding="utf-8") as file:
+        with Path("/proc/cpuinfo").open(encoding="utf-8") as file:
             flags = next((line for line in file if line.startswith(("flags", "Features"))), "")
     except OSError:
         return False
@@ -39,7 +40,7 @@ def autocast(dtype: str, device: str = "cpu") -> torch.autocast | contextlib.Abs
 
 @cache
 def prepare_processor() -> str:
-    """Once per process: keep freed memory, and use the fastest fp32 product that is still fp32. Says what was chosen."""
+    """Once per process: keep freed memory, use the fastest fp32 product that is still fp32. Returns the choice."""
     keep_memory_warm()
     torch.set_float32_matmul_precision("medium")  # oneDNN instead of MKL: 2.1x on AVX512 machines without AMX
     if fp32_product_error() > FP32_CLASS_ERROR:  # with AMX, "medium" rounds to bfloat16

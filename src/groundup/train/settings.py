@@ -41,7 +41,7 @@ class TrainingSettings(StageSettings):
     num_epochs: float | None = Field(None, gt=0)
     """Passes over the data."""
     time_limit: Seconds | None = None
-    """Seconds of training (`90s`, `3m`, `1h30m`). The number of steps is fixed once, from the speed measured at the start."""
+    """Seconds of training (`90s`, `3m`, `1h30m`). The number of steps is fixed once, from the speed at the start."""
     learning_rate: float = Field(3e-3, gt=0)
     """Highest learning rate. The same number serves Muon, whose updates are scaled to the size of AdamW's."""
     lr_scheduler: Literal["wsd", "cosine", "linear", "constant"] = "wsd"
