@@ -1,0 +1,1 @@
+"""The decoder, its files (Hugging Face layout), generation, log-probabilities, scalar heads."""

@@ -1,0 +1,113 @@
+"""Log-probabilities and cross entropy from hidden states, chunk by chunk: the logits of a batch never exist whole.
+
+A chunk's logits are made in the compute dtype and turned, in fp32, into one number per token (the target's
+log-probability) and into probabilities, from which the backward pass makes the gradient. Between the two passes the
+probabilities are either kept (small: in the compute dtype, at most `KEEP_BYTES` a call) or computed again. Apple's cut
+cross-entropy (arXiv:2411.09009) and Liger kernel do the same on a GPU.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from groundup.model.decoder import Decoder, compute_dtype
+
+CHUNK_BYTES = 32 << 20  # logits of one chunk in the compute dtype, but never fewer rows than:
+CHUNK_ROWS = 1024  # below this, the gradient of a large head is memory-bound
+SOFTMAX_BYTES = 2 << 20  # fp32 logits worked on at a time: stays in a core's cache
+KEEP_BYTES = 64 << 20  # probabilities kept from forward to backward; above it they are computed again
+
+
+def token_logprobs(hidden: Tensor, model: Decoder, targets: Tensor, temperature: float = 1.0) -> Tensor:
+    """log p(target) of every token under softmax(logits / temperature), in fp32.
+
+    hidden `B, T, C` (final norm applied), targets `B, T` with ids of the vocabulary. Returns `B, T`.
+    """
+    weight = model.head_weight
+    dtype = compute_dtype(weight)
+    flat = hidden.reshape(-1, hidden.shape[-1]).to(dtype)
+    with torch.autocast(hidden.device.type, enabled=False):
+        result: Tensor = _TargetLogprobs.apply(flat, weight.to(dtype), targets.reshape(-1), temperature)
+    return result.view(targets.shape)
+
+
+def cross_entropy_sum(
+    hidden: Tensor, model: Decoder, targets: Tensor, weights: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """(sum of weight * -log p(target), sum of weights) over all tokens; both are fp32 scalars.
+
+    `weights` `B, T` (1 trained, 0 not; None: all trained). Tokens of weight 0 cost nothing: they leave before the head.
+    """
+    if weights is None:
+        return -token_logprobs(hidden, model, targets).sum(), torch.tensor(float(targets.numel()))
+    weights = weights.reshape(-1).float()
+    kept = weights.nonzero().squeeze(1)
+    if len(kept) < len(weights):
+        hidden = hidden.reshape(-1, hidden.shape[-1]).index_select(0, kept)
+        targets, weights = targets.reshape(-1).index_select(0, kept), weights.index_select(0, kept)
+    logprobs = token_logprobs(hidden, model, targets.reshape(-1) if hidden.dim() == 2 else targets)
+    return -(logprobs.reshape(-1) * weights).sum(), weights.sum()
+
+
+class _TargetLogprobs(torch.autograd.Function):
+    """hidden `N, C`, weight `V, C`, targets `N` -> log-probabilities `N` (fp32)."""
+
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, temperature: float) -> Tensor:
+        tokens, row_bytes = len(hidden), len(weight) * hidden.element_size()
+        rows = max(CHUNK_ROWS, CHUNK_BYTES // row_bytes)
+        keep = any(ctx.needs_input_grad[:2]) and tokens * row_bytes <= KEEP_BYTES
+        result = torch.empty(tokens, device=hidden.device)
+        kept = []
+        for start in range(0, tokens, rows):
+            part = slice(start, start + rows)
+            result[part], probabilities = _softmax_at(hidden[part], weight, targets[part], temperature)
+            if keep:
+                kept.append(probabilities)
+        ctx.save_for_backward(hidden, weight, targets, *kept)
+        ctx.temperature, ctx.rows = temperature, rows
+        return result
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
+        hidden, weight, targets, *kept = ctx.saved_tensors
+        grad_hidden = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
+        grad_weight: Tensor | None = None
+        for number, start in enumerate(range(0, len(hidden), ctx.rows)):
+            part = slice(start, start + ctx.rows)
+            x, slope = hidden[part], (grad[part] / ctx.temperature)[:, None].to(hidden.dtype)
+            p = kept[number] if kept else _softmax_at(x, weight, targets[part], ctx.temperature)[1]
+            # d logp(target) / d logits = onehot(target) - p; a fresh tensor, since p may be needed again
+            grad_logits = (p * -slope).scatter_add_(1, targets[part, None], slope)
+            if grad_hidden is not None:
+                torch.mm(grad_logits, weight, out=grad_hidden[part])
+            if ctx.needs_input_grad[1]:
+                term = grad_logits.T @ x
+                grad_weight = term if grad_weight is None else grad_weight.float().add_(term)
+        return grad_hidden, None if grad_weight is None else grad_weight.to(weight.dtype), None, None
+
+
+def _softmax_at(hidden: Tensor, weight: Tensor, targets: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    """One chunk: log-probabilities of the targets `N` (fp32), and all probabilities `N, V` in hidden's dtype.
+
+    The product runs over the whole chunk; the softmax in fp32 over a few rows at a time, which stay in the cache.
+    """
+    logits = hidden @ weight.T
+    at_target = torch.empty(len(hidden), device=hidden.device)
+    rows = max(1, SOFTMAX_BYTES // (4 * len(weight)))
+    for start in range(0, len(hidden), rows):
+        part = slice(start, start + rows)
+        wide = logits[part].float()  # fp32: a view of logits, worked on in place; else a small copy
+        if temperature != 1.0:
+            wide.div_(temperature)
+        target = wide.gather(1, targets[part, None])
+        top = wide.amax(1, keepdim=True)
+        sums = wide.sub_(top).exp_().sum(1, keepdim=True)
+        at_target[part] = (target - top - sums.log()).squeeze(1)
+        logits[part] = wide.div_(sums)
+    return at_target, logits
