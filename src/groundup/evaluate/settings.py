@@ -6,12 +6,11 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from groundup.recipe import CorpusRef, ModelRef, PairsRef, Reads, RewardRef, ScoresRef, Settings, StageSettings
+from groundup.recipe import CorpusRef, ModelRef, PairsRef, RewardRef, ScoresRef, Settings, StageSettings
 
 ExamTask = Literal["bits_per_byte", "verifiable", "reward_accuracy", "humaneval"]
 HealthVerdict = Literal["healthy", "warning", "unhealthy"]
 Share = Annotated[float, Field(ge=0, le=1)]
-TrainedRef = Annotated[str, Reads("pretrain", "sft", "reward", "dpo", "ppo")]
 
 # ---------------------------------------------------------------- the exam
 
@@ -24,7 +23,7 @@ class BitsPerByteSettings(Settings):
     context_len: Annotated[int, Field(ge=2)] | None = None
     """Tokens the model sees at once. Without it, the longest the model was made for."""
     stride: Annotated[int, Field(ge=1)] | None = None
-    """Tokens scored per window: a smaller stride gives each token more context and takes longer. Without it, half of the context."""
+    """Tokens scored per window: fewer give each token more context and take longer. Without it, half of the context."""
     resamples: Annotated[int, Field(ge=100)] = 2_000
     """Bootstrap resamples behind each interval."""
 
@@ -32,7 +31,7 @@ class BitsPerByteSettings(Settings):
 class VerifiableSettings(Settings):
     """Questions with exactly one right answer, of families in `groundup.tasks`."""
 
-    tasks: list[str] = ["addition", "subtraction", "larger", "successor", "sort_digits", "reverse_digits"]
+    tasks: list[str] = Field(default=["addition", "subtraction", "larger", "successor"], min_length=1)
     """Task families to ask. All questions are held out: their text decides that, so none can occur in training."""
     rows: Annotated[int, Field(ge=1)] = 400
     """Questions in all, the families taken in turn. Every model answers the same ones."""
@@ -62,8 +61,8 @@ class EvaluateSettings(StageSettings):
 
     stage: Literal["evaluate"] = "evaluate"
     models: Annotated[list[ModelRef], Field(min_length=1)]
-    """The models to examine, from the first to the last of their line. Each is compared with the one it was made from."""
-    tasks: Annotated[list[ExamTask], Field(min_length=1)] = ["bits_per_byte", "verifiable"]
+    """The models to examine, in the order of their line. Each is compared with the one it was made from."""
+    tasks: list[ExamTask] = Field(default=["bits_per_byte", "verifiable"], min_length=1)
     """What to measure. Health of training is always judged, from each model's metrics.jsonl."""
     corpus: CorpusRef | None = None
     """The corpus whose held-out documents are scored in bits per byte."""
@@ -71,8 +70,8 @@ class EvaluateSettings(StageSettings):
     """The reward model whose accuracy is measured on held-out pairs."""
     pairs: PairsRef | None = None
     """Preference pairs that were held out of the reward model's training."""
-    compare: list[Annotated[list[ModelRef], Field(min_length=2, max_length=2)]] = []
-    """Pairs [better, baseline] to compare besides those that follow from what each model was made from."""
+    compare: list[tuple[str, str]] = Field(default=[])
+    """Pairs [model, baseline] to compare besides those that follow from what each model was made from."""
     bits_per_byte: BitsPerByteSettings = BitsPerByteSettings()
     """How held-out text is scored."""
     verifiable: VerifiableSettings = VerifiableSettings()
@@ -89,6 +88,8 @@ class EvaluateSettings(StageSettings):
             missing.append("bits_per_byte needs `corpus:` (a corpus stage, for its held-out documents)")
         if "reward_accuracy" in self.tasks and (self.reward_model is None or self.pairs is None):
             missing.append("reward_accuracy needs `reward_model:` and `pairs:`")
+        for name in {name for pair in self.compare for name in pair} - set(self.models):
+            missing.append(f"compare names {name!r}, which is not under `models:`")
         if missing:
             raise ValueError("; ".join(missing))
         return self
@@ -120,9 +121,9 @@ class GainOverBaseline(Settings):
 class BitsPerByteBounds(Settings):
     """How well the candidate predicts text that it has not seen."""
 
-    below_xz_on: list[str] = []
+    below_xz_on: list[str] = Field(default=[])
     """Sources on which the upper bound has to be below what `xz -9` needs for the same bytes."""
-    at_most: dict[str, Annotated[float, Field(gt=0)]] = {}
+    at_most: dict[str, Annotated[float, Field(gt=0)]] = Field(default={})
     """Source -> bits per byte that the upper bound may not pass."""
 
     @model_validator(mode="after")
@@ -135,7 +136,7 @@ class BitsPerByteBounds(Settings):
 class HealthBound(Settings):
     """How well training has to have gone."""
 
-    stages: list[TrainedRef] = []
+    stages: list[str] = Field(default=[])
     """Stages whose loss curves are judged. Without it, every stage that the evidence holds."""
     no_worse_than: HealthVerdict = "warning"
     """The worst verdict that passes: healthy, warning or unhealthy."""
