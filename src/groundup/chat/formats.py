@@ -37,8 +37,9 @@ ACCEPTED = (
 )
 ANSWER_NAMES = ("response", "answer", "reply", "target")  # what people call a completion in files of their own
 COLUMNS = (
-    "messages prompt completion text instruction input output system history conversations tools chosen rejected margin"
-).split()
+    *("messages", "prompt", "completion", "text", "instruction", "input", "output", "system", "history"),
+    *("conversations", "tools", "chosen", "rejected", "margin"),
+)
 
 
 @dataclass(frozen=True)
@@ -115,6 +116,9 @@ def to_conversation(row: Row, format: str, source: str = "") -> Conversation:
 def to_preference(row: Row, format: str = "preference", source: str = "") -> Preference:
     """One pair. Without `prompt` the common beginning of both conversations is the prompt."""
     values = row.values
+    if format not in ("preference", "auto"):
+        fix = "use it in `sft`, or give rows with `chosen` and `rejected`"
+        raise _BadRowError("no pair", f"this is a row to imitate ({format}), not a pair to compare", fix)
     for name in ("chosen", "rejected"):
         if values.get(name) is None:
             raise _BadRowError(f"no {name}", f"there is no `{name}`", _missing_fix(values, name))

@@ -1,4 +1,4 @@
-"""Files of rows as people have them: JSON lines, a JSON list, parquet; plain or gzip. Each row knows its file and number."""
+"""Files of rows as people have them: JSON lines, a JSON list, parquet, also gzipped. A row knows its place."""
 
 from __future__ import annotations
 
