@@ -59,7 +59,7 @@ class TokenBatches:
 
     @property
     def steps_per_epoch(self) -> float:
-        """Steps until as many rows were trained as there are; sources with a large share are then seen more than once."""
+        """Steps until as many rows were trained as there are (large shares are seen more than once by then)."""
         return self.rows / self.batch_size
 
     def batch(self, step: int) -> TokenBatch:
