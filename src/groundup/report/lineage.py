@@ -1,0 +1,102 @@
+"""The graph of a run's stages as a picture: layers from left to right, one box a stage."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from html import escape
+from typing import Any
+
+BOX_WIDTH, BOX_HEIGHT = 112.0, 40.0
+GAP_X, GAP_Y = 34.0, 16.0
+
+
+def layers_of(names: Sequence[str], edges: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+    """Stages by their longest distance from a stage that reads nothing; the given order within a layer.
+
+    Edges that would close a circle are ignored (a recipe cannot hold one, an old folder might).
+    """
+    sources: dict[str, list[str]] = {name: [] for name in names}
+    for edge in edges:
+        if edge["to"] in sources and edge["from"] in sources:
+            sources[edge["to"]].append(edge["from"])
+    depth: dict[str, int] = {}
+
+    def depth_of(name: str, above: tuple[str, ...] = ()) -> int:
+        if name not in depth:
+            reached = [depth_of(source, (*above, name)) for source in sources[name] if source not in (*above, name)]
+            depth[name] = 1 + max(reached, default=-1)
+        return depth[name]
+
+    layers: list[list[str]] = [[] for _ in range(max((depth_of(name) for name in names), default=-1) + 1)]
+    for name in names:
+        layers[depth[name]].append(name)
+    return layers
+
+
+def without_shortcuts(names: Sequence[str], edges: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
+    """The edges that no longer path implies: an exam that reads a chat model need not also point at its tokenizer."""
+    following: dict[str, set[str]] = {name: set() for name in names}
+    for edge in edges:
+        if edge["from"] in following and edge["to"] in following:
+            following[edge["from"]].add(edge["to"])
+
+    def reaches(start: str, goal: str, seen: set[str]) -> bool:
+        if start == goal:
+            return True
+        seen.add(start)
+        return any(reaches(after, goal, seen) for after in following[start] if after not in seen)
+
+    return [
+        (start, end)
+        for start in names
+        for end in names
+        if end in following[start]
+        and not any(reaches(other, end, {start}) for other in following[start] if other not in (end, start))
+    ]
+
+
+def lineage_svg(lineage: Mapping[str, Any]) -> str:
+    """Boxes with name, kind and the first eight characters of the output's fingerprint; arrows for what was read."""
+    nodes = {node["name"]: node for node in lineage.get("nodes", [])}
+    if not nodes:
+        return ""
+    layers = layers_of(list(nodes), lineage.get("edges", []))
+    rows = max(len(layer) for layer in layers)
+    width = len(layers) * (BOX_WIDTH + GAP_X) - GAP_X + 4
+    height = rows * (BOX_HEIGHT + GAP_Y) - GAP_Y + 4
+    place: dict[str, tuple[float, float]] = {}
+    for column, layer in enumerate(layers):
+        top = (height - (len(layer) * (BOX_HEIGHT + GAP_Y) - GAP_Y)) / 2
+        for row, name in enumerate(layer):
+            place[name] = (2 + column * (BOX_WIDTH + GAP_X), top + row * (BOX_HEIGHT + GAP_Y))
+    drawn = without_shortcuts(list(nodes), lineage.get("edges", []))
+    arrows = [_arrow(place[start], place[end]) for start, end in drawn]
+    boxes = [_box(nodes[name], *place[name]) for name in nodes]
+    said = "; ".join(f"{end} reads {start}" for start, end in drawn) or "no stage reads another"
+    return (
+        f'<svg class="lineage" viewBox="0 0 {width:.0f} {height:.0f}" style="min-width:{width * 0.72:.0f}px;'
+        f'max-width:{width * 1.15:.0f}px" role="img" aria-labelledby="lineage-t lineage-d">'
+        f'<title id="lineage-t">Lineage of the stages</title><desc id="lineage-d">{escape(said)}</desc>'
+        '<defs><marker id="arrow" viewBox="0 0 6 6" refX="6" refY="3" markerWidth="6" markerHeight="6" orient="auto">'
+        '<path d="M0 0L6 3L0 6z" class="arrow-head"/></marker></defs>' + "".join(arrows + boxes) + "</svg>"
+    )
+
+
+def _arrow(start: tuple[float, float], end: tuple[float, float]) -> str:
+    x1, y1 = start[0] + BOX_WIDTH, start[1] + BOX_HEIGHT / 2
+    x2, y2 = end[0] - 2, end[1] + BOX_HEIGHT / 2
+    bend = max(GAP_X / 2, (x2 - x1) / 2)
+    curve = f"M{x1:.1f} {y1:.1f}C{x1 + bend:.1f} {y1:.1f} {x2 - bend:.1f} {y2:.1f} {x2:.1f} {y2:.1f}"
+    return f'<path d="{curve}" class="edge" marker-end="url(#arrow)"/>'
+
+
+def _box(node: Mapping[str, Any], x: float, y: float) -> str:
+    output = str(node.get("output") or "")[:8] or str(node.get("status", ""))
+    full = escape(f"{node['name']} ({node['kind']}), {node.get('status')}, output {node.get('output') or 'none yet'}")
+    return (
+        f'<g class="node {escape(str(node.get("status", "")))}"><title>{full}</title>'
+        f'<rect x="{x:.1f}" y="{y:.1f}" width="{BOX_WIDTH}" height="{BOX_HEIGHT}" rx="3"/>'
+        f'<text x="{x + 8:.1f}" y="{y + 16:.1f}" class="node-name">{escape(str(node["name"])[:15])}</text>'
+        f'<text x="{x + 8:.1f}" y="{y + 31:.1f}" class="node-note">{escape(str(node["kind"])[:9])} '
+        f"{escape(output)}</text></g>"
+    )

@@ -1,0 +1,478 @@
+"""From `report_data` to what the page shows: words, rows and charts. The template only lays them out."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from groundup.report.data_view import data_view
+from groundup.report.figures import Bar, Interval, bar_chart, forest_plot
+from groundup.report.lineage import lineage_svg
+from groundup.report.scales import duration, integer, p_value, percent, short_number, size
+from groundup.report.training import LEVEL_OF, training_card
+
+STAGE_KINDS = {
+    "pretrain": "pre-trained",
+    "sft": "fine-tuned",
+    "dpo": "aligned by DPO",
+    "ppo": "aligned by PPO",
+    "reward": "reward model",
+}
+
+
+def view(data: Mapping[str, Any]) -> dict[str, Any]:
+    """Everything the template needs, in the order of the page."""
+    return {
+        "run": data["run"],
+        "data": data,
+        "missing": data["missing"],
+        "verdict": verdict(data),
+        "facts": _facts(data),
+        "criteria": [_criterion(row) for row in (data["gate"] or {}).get("criteria", [])],
+        "models": [_model(row) for row in data["models"]],
+        "commands": commands(data),
+        "samples": _samples(data),
+        "accuracy": _accuracy(data),
+        "bits": _bits_per_byte(data),
+        "single_scores": _single_scores(data),
+        "training": _training(data),
+        "corpus": data_view(data),
+        "audits": [_audit(name, audit) for name, audit in data["audit"].items()],
+        "plan": _plan(data),
+        "lineage": lineage_svg(data["lineage"]),
+        "stages": data["stages"],
+        "config": _config(data),
+        "environment": _environment(data),
+        "trouble": _trouble(data),
+    }
+
+
+# ---------------------------------------------------------------- verdict and facts
+
+
+def verdict(data: Mapping[str, Any]) -> dict[str, str]:
+    """One sentence that says how it ended, and its tone: good, bad, warning or note."""
+    status, gate = data["status"], data["gate"]
+    if isinstance(gate, Mapping) and gate.get("criteria") is not None:
+        return _gate_verdict(gate)
+    at = f" in stage {status['at']}" if status["at"] else ""
+    so_far = f"{status['done']} of {status['of']} stages are done"
+    again = "the same command goes on from there"
+    if status["word"] == "failed":
+        why = f": {status['error']}" if status["error"] else ""
+        return {"tone": "bad", "word": "failed", "sentence": f"The run failed{at}{why}. {so_far}; {again}."}
+    if status["word"] == "stopped":
+        return {"tone": "warning", "word": "stopped", "sentence": f"The run was stopped{at}. {so_far}; {again}."}
+    if status["word"] == "running":
+        return {"tone": "note", "word": "running", "sentence": f"The run is under way{at}. {so_far}."}
+    if status["word"] == "finished":
+        return {
+            "tone": "good",
+            "word": "finished",
+            "sentence": f"All {status['of']} stages finished; no gate was asked for.",
+        }
+    return {"tone": "note", "word": "not started", "sentence": "Nothing has been run yet."}
+
+
+def _gate_verdict(gate: Mapping[str, Any]) -> dict[str, str]:
+    criteria = gate["criteria"]
+    candidate = gate.get("candidate") or "the candidate"
+    passed = sum(row.get("verdict") == "pass" for row in criteria)
+    held = f"{passed} of {len(criteria)} criteria hold"
+    if gate.get("released"):
+        return {"tone": "good", "word": "released", "sentence": f"{candidate} is released: {held}."}
+    failing = [str(row.get("what") or row.get("id")) for row in criteria if row.get("verdict") != "pass"]
+    why = "; ".join(failing[:3]) + (f" and {len(failing) - 3} more" if len(failing) > 3 else "")
+    is_open = gate.get("verdict") == "undecided"
+    word = "undecided" if is_open else "not released"
+    because = "the evidence does not decide" if is_open else "refused"
+    sentence = f"{candidate} is not released ({because}): {held}. Open: {why}."
+    return {"tone": "warning" if is_open else "bad", "word": word, "sentence": sentence}
+
+
+def _facts(data: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """The few numbers on top: (label, value, note)."""
+    facts: list[tuple[str, str, str]] = []
+    models = [row for row in data["models"] if row["kind"] != "reward"]
+    if models and models[0]["parameters"]:
+        facts.append(("model", f"{short_number(models[0]['parameters'])}", "parameters"))
+    tokens = [
+        _last(data["curves"].get(row["name"], {}), "tokens") for row in data["stages"] if row["kind"] == "pretrain"
+    ]
+    trained = [row["trained_tokens"] for row in models if row["kind"] == "pretrain" and row["trained_tokens"]]
+    if trained or any(tokens):
+        facts.append(("pre-training", short_number(trained[0] if trained else tokens[0]), "tokens"))
+    accuracy = data["accuracy"]
+    known = [name for name in ("base", "sft", "dpo", "ppo") if name in accuracy and "overall" in accuracy[name]]
+    if known:
+        steps = " → ".join(f"{100 * accuracy[name]['overall']['value']:.0f} %" for name in known)
+        facts.append(("exact accuracy", steps, " → ".join(known)))
+    planned = [row["planned_seconds"] for row in data["stages"] if row["status"] == "done" and row["planned_seconds"]]
+    note = f"planned {duration(sum(planned))}" if planned else "all stages together"
+    facts.append(("time", duration(data["status"]["seconds"]), note))
+    facts.append(("stages", f"{data['status']['done']} of {data['status']['of']}", data["status"]["word"]))
+    return facts
+
+
+def _last(curves: Mapping[str, Any], name: str) -> float | None:
+    points = curves.get(name) or []
+    return float(points[-1][1]) if points else None
+
+
+def _criterion(row: Mapping[str, Any]) -> dict[str, str]:
+    return {
+        "id": str(row.get("id", "")),
+        "what": str(row.get("what", "")),
+        "statistic": str(row.get("statistic") or ""),
+        "value": _with_interval(row),
+        "bound": _plain_number(row.get("bound")),
+        "verdict": str(row.get("verdict", "")),
+        "level": {"pass": "good", "fail": "bad"}.get(str(row.get("verdict")), "warning"),
+        "evidence": str(row.get("evidence") or ""),
+        "why": str(row.get("why") or row.get("reason") or ""),
+    }
+
+
+def _with_interval(row: Mapping[str, Any]) -> str:
+    value, low, high = row.get("value"), row.get("low"), row.get("high")
+    text = _plain_number(value)
+    if isinstance(low, int | float) and isinstance(high, int | float):
+        text += f" [{_plain_number(low)}, {_plain_number(high)}]"
+    return text
+
+
+def _plain_number(value: Any) -> str:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return "–" if value is None else str(value)
+    return short_number(value)
+
+
+def _model(row: Mapping[str, Any]) -> dict[str, Any]:
+    config = row["config"]
+    shape = (
+        f"{config.get('num_hidden_layers', '?')} layers × {config.get('hidden_size', '?')}, "
+        f"{config.get('num_attention_heads', '?')} heads ({config.get('num_key_value_heads', '?')} key/value), "
+        f"vocabulary {integer(config.get('vocab_size'))}"
+    )
+    return {
+        **row,
+        "how": STAGE_KINDS.get(row["kind"], row["kind"]),
+        "shape": shape,
+        "parameters": integer(row["parameters"]),
+        "weights": size(row["weights_bytes"]),
+        "steps": integer(row["steps"]),
+        "tokens": short_number(row["trained_tokens"]),
+    }
+
+
+def commands(data: Mapping[str, Any]) -> list[dict[str, str]]:
+    """What to type: chat, resume, reproduce, and read the same numbers in other ways."""
+    folder = data["folder"]
+    chat = [row for row in data["models"] if row["kind"] in ("sft", "dpo", "ppo")]
+    candidate = (data["gate"] or {}).get("candidate")
+    chosen = next((row for row in chat if row["stage"] == candidate), chat[-1] if chat else None)
+    run = f"groundup run {shlex.quote(f'{folder}/recipe.yaml')}"
+    rows = []
+    if chosen is not None:
+        rows.append(
+            {
+                "what": f"chat with {chosen['stage']}",
+                "command": f"groundup chat {shlex.quote(folder)}/{chosen['stage']}",
+            }
+        )
+    if data["status"]["word"] != "finished":
+        rows.append({"what": "go on where it stopped", "command": run})
+    rows.append({"what": "run it again from the resolved recipe (finished stages are kept)", "command": run})
+    rows.append(
+        {"what": "all numbers of this page as JSON", "command": f"groundup report {shlex.quote(folder)} --json"}
+    )
+    rows.append({"what": "what was made from what", "command": f"groundup lineage {shlex.quote(folder)}"})
+    return rows
+
+
+# ---------------------------------------------------------------- samples and scores
+
+
+def _samples(data: Mapping[str, Any]) -> list[dict[str, Any]]:
+    order = [row["name"] for row in data["stages"]]
+    rows = []
+    for sample in data["samples"]:
+        said = sorted(sample["completions"].items(), key=lambda item: order.index(item[0]))
+        rows.append({"prompt": sample["prompt"], "said": [{"stage": name, "text": text} for name, text in said]})
+    return rows
+
+
+def _accuracy(data: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Forest plot over models, a table by task, and the paired tests. Aliases (base, sft ...) are left out."""
+    names = [name for name, entry in data["accuracy"].items() if "stage" not in entry and "overall" in entry]
+    if not names:
+        return None
+    kinds = {row["name"]: row["kind"] for row in data["stages"]}
+    intervals = []
+    for name in names:
+        entry = data["accuracy"][name]["overall"]
+        label = f"{name} ({kinds[name]})" if name in kinds else name
+        note = f"{100 * entry['value']:.1f} %, {integer(entry.get('correct'))}/{integer(entry.get('n'))}"
+        intervals.append(Interval(label, entry["value"], entry["low"], entry["high"], note))
+    tasks = sorted({task for name in names for task in data["accuracy"][name].get("by_task", {})})
+    table = [
+        {"task": task, "cells": [_cell(data["accuracy"][name].get("by_task", {}).get(task)) for name in names]}
+        for task in tasks
+    ]
+    return {
+        "chart": forest_plot(
+            intervals,
+            title="Exact accuracy on held-out tasks",
+            x_title="share answered exactly right, with 95 % interval",
+            domain=(0.0, 1.0),
+            as_percent=True,
+        ),
+        "names": names,
+        "tasks": table,
+        "paired": [_pair(row) for row in data["paired"]],
+    }
+
+
+def _cell(entry: Mapping[str, Any] | None) -> dict[str, str]:
+    if not entry or entry.get("value") is None:
+        return {"value": "–", "note": "", "share": "0"}
+    note = f"{integer(entry.get('correct'))}/{integer(entry.get('n'))}" if entry.get("n") else ""
+    return {"value": f"{100 * entry['value']:.0f} %", "note": note, "share": f"{entry['value']:.3f}"}
+
+
+def _pair(row: Mapping[str, Any]) -> dict[str, str]:
+    low, high = row.get("low"), row.get("high")
+    points = f"{100 * row['difference']:+.1f} points" if row.get("difference") is not None else "–"
+    span = f"[{100 * low:+.1f}, {100 * high:+.1f}]" if low is not None and high is not None else ""
+    p = row.get("p_value")
+    is_sure = p is not None and p < 0.01
+    return {
+        "pair": f"{row.get('a')} against {row.get('b')}",
+        "what": str(row.get("metric") or row.get("what") or "exact accuracy"),
+        "difference": f"{points} {span}",
+        "p": p_value(p),
+        "n": integer(row.get("n")),
+        "level": ("good" if (row.get("difference") or 0) > 0 else "bad") if is_sure else "note",
+    }
+
+
+def _bits_per_byte(data: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Per source: every model's bits per byte beside what xz -9 makes of the same bytes."""
+    bits = data["bits_per_byte"]
+    if not bits:
+        return None
+    models = list(bits)
+    sources = list(dict.fromkeys(source for model in models for source in bits[model]))
+    rows = []
+    for source in sources:
+        entries = [bits[model].get(source) for model in models]
+        known = [entry for entry in entries if entry]
+        xz = next((entry["xz"] for entry in known if entry.get("xz") is not None), None)
+        cells = [
+            {
+                "value": f"{entry['value']:.3f}" if entry else "–",
+                "span": f"[{entry['low']:.3f}, {entry['high']:.3f}]" if entry and entry.get("low") is not None else "",
+                "beats": bool(entry and xz is not None and entry["value"] < xz),
+            }
+            for entry in entries
+        ]
+        bytes_ = next((entry.get("bytes") for entry in known), None)
+        documents = next((entry.get("documents") for entry in known), None)
+        xz_text = f"{xz:.3f}" if xz is not None else "–"
+        rows.append(
+            {"source": source, "cells": cells, "xz": xz_text, "bytes": size(bytes_), "documents": integer(documents)}
+        )
+    first = bits[models[0]]
+    bars = [
+        Bar(
+            source,
+            [(entry["value"], "s1")],
+            note=f"{entry['value']:.2f}, xz {entry['xz']:.2f}"
+            if entry.get("xz") is not None
+            else f"{entry['value']:.2f}",
+            tick=entry.get("xz"),
+        )
+        for source, entry in first.items()
+    ]
+    title = f"Bits per byte of {models[0]} on held-out text (bar) beside xz -9 (line); lower is better"
+    return {
+        "models": models,
+        "rows": rows,
+        "chart": bar_chart(bars, title=title, x_title="bits per byte"),
+        "title": title,
+    }
+
+
+def _single_scores(data: Mapping[str, Any]) -> list[dict[str, str]]:
+    rows = []
+    reward = data["reward_accuracy"]
+    for name, entry in _entries(reward):
+        label = f"reward model ranks held-out pairs right{f' ({name})' if name else ''}"
+        rows.append({"what": label, **_cell_with_interval(entry)})
+    for name, entry in _entries(data["humaneval"]):
+        rows.append({"what": f"HumanEval pass@1{f' ({name})' if name else ''}", **_cell_with_interval(entry)})
+    return rows
+
+
+def _entries(scores: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
+    """One score, or a score for each model."""
+    if scores.get("value") is not None:
+        return [("", scores)]
+    return [
+        (name, entry) for name, entry in scores.items() if isinstance(entry, Mapping) and entry.get("value") is not None
+    ]
+
+
+def _cell_with_interval(entry: Mapping[str, Any]) -> dict[str, str]:
+    low, high = entry.get("low"), entry.get("high")
+    span = f"[{percent(low)}, {percent(high)}]" if low is not None and high is not None else ""
+    return {"value": percent(entry["value"]), "span": span, "n": integer(entry.get("n"))}
+
+
+# ---------------------------------------------------------------- training, audit, plan
+
+
+def _training(data: Mapping[str, Any]) -> list[dict[str, Any]]:
+    rows = {row["name"]: row for row in data["stages"]}
+    cards = [training_card(rows[name], curves, data["health"].get(name)) for name, curves in data["curves"].items()]
+    return [card for card in cards if card["charts"] or card["status"] != "waiting"]
+
+
+def _audit(name: str, audit: Mapping[str, Any]) -> dict[str, Any]:
+    """Counts as rows, and examples as runs of text with `trained` set or not."""
+    facts = [
+        (key.replace("_", " "), _plain_number(value)) for key, value in audit.items() if isinstance(value, int | float)
+    ]
+    nested = [
+        (f"{key.replace('_', ' ')}: {inner}", _plain_number(value))
+        for key, part in audit.items()
+        if isinstance(part, Mapping)
+        for inner, value in part.items()
+        if isinstance(value, int | float)
+    ]
+    examples = [
+        _example(row) for row in audit.get("examples") or audit.get("rows_shown") or [] if isinstance(row, Mapping)
+    ]
+    return {"stage": name, "facts": facts + nested, "examples": [row for row in examples if row][:3]}
+
+
+def _example(row: Mapping[str, Any]) -> list[dict[str, Any]]:
+    pieces: list[dict[str, Any]] = []
+    for token in row.get("tokens") or row.get("pieces") or row.get("spans") or []:
+        text, trained = _token(token)
+        if pieces and pieces[-1]["trained"] == trained and len(pieces[-1]["text"]) < 2000:
+            pieces[-1]["text"] += text
+        else:
+            pieces.append({"text": text, "trained": trained})
+    return pieces[:400]
+
+
+def _token(token: Any) -> tuple[str, bool]:
+    if isinstance(token, Mapping):
+        return str(token.get("text", token.get("token", ""))), bool(token.get("trained"))
+    return str(token[0]), bool(token[1])
+
+
+def _plan(data: Mapping[str, Any]) -> dict[str, Any] | None:
+    rows = [row for row in data["stages"] if row["planned_seconds"] or row["seconds"]]
+    if not rows:
+        return None
+    bars = []
+    for row in rows:
+        actual = row["seconds"] or 0.0
+        span = (row["planned_low"], row["planned_high"]) if row["planned_low"] and row["planned_high"] else None
+        ratio = f", ×{actual / row['planned_seconds']:.2f}" if actual and row["planned_seconds"] else ""
+        note = f"{duration(actual) if actual else row['status']}{ratio}"
+        bars.append(Bar(row["name"], [(actual, "s1")], note=note, tick=row["planned_seconds"], span=span))
+    done = [row for row in rows if row["seconds"] and row["planned_low"] and row["planned_high"]]
+    inside = sum(row["planned_low"] <= row["seconds"] <= row["planned_high"] for row in done)
+    machine = data["plan"].get("machine") or {}
+    return {
+        "chart": bar_chart(bars, title="Time of each stage: actual and planned", x_title="seconds (log)", log_x=True),
+        "rows": [_plan_row(row) for row in rows],
+        "inside": f"{inside} of {len(done)} finished stages took a time inside the planned interval." if done else "",
+        "machine": ", ".join(f"{key.replace('_', ' ')}: {_plain_number(value)}" for key, value in machine.items()),
+    }
+
+
+def _plan_row(row: Mapping[str, Any]) -> dict[str, str]:
+    planned = duration(row["planned_seconds"])
+    if row["planned_low"] and row["planned_high"]:
+        planned += f" ({duration(row['planned_low'])} – {duration(row['planned_high'])})"
+    return {
+        "name": row["name"],
+        "planned": planned,
+        "actual": duration(row["seconds"]),
+        "ratio": f"×{row['seconds'] / row['planned_seconds']:.2f}"
+        if row["seconds"] and row["planned_seconds"]
+        else "–",
+        "memory": size(row["planned_memory_bytes"]),
+        "disk": f"{size(row['planned_disk_bytes'])} / {size(row['disk_bytes'])}",
+        "flops": short_number(row["planned_flops"]),
+    }
+
+
+# ---------------------------------------------------------------- configuration, environment, trouble
+
+
+def _config(data: Mapping[str, Any]) -> list[dict[str, Any]]:
+    by_stage: dict[str, list[dict[str, str]]] = {}
+    for row in data["config"]["values"]:
+        value = row["value"]
+        shown = value if isinstance(value, str) else _compact(value)
+        is_default = row["origin"] in ("", "default")
+        by_stage.setdefault(row["stage"], []).append(
+            {"key": row["key"], "value": shown, "origin": row["origin"], "is_default": str(is_default)}
+        )
+    return [{"stage": name, "rows": rows} for name, rows in by_stage.items()]
+
+
+def _compact(value: Any) -> str:
+    import json
+
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _environment(data: Mapping[str, Any]) -> list[tuple[str, str]]:
+    rows = [("seed", _plain_number(data["seed"]))] if data["seed"] is not None else []
+    return rows + [
+        (key.replace("_", " "), value if isinstance(value, str) else _compact(value))
+        for key, value in data["environment"].items()
+    ]
+
+
+def _trouble(data: Mapping[str, Any]) -> list[dict[str, str]]:
+    """What went wrong on the way, from every source that says so: events, failures, sources, health, files."""
+    rows: list[dict[str, str]] = []
+    for event in data["events"]:
+        time = str(event.get("time") or event.get("at") or "")
+        what = event.get("what") or event.get("message") or event.get("event") or ""
+        name = str(event.get("event") or event.get("kind") or "")
+        text = f"{name}: {what}" if name and name != what else str(what)
+        rows.append({"level": "note", "where": str(event.get("stage", "")), "what": text, "time": time})
+    for row in data["stages"]:
+        if row["status"] in ("failed", "stopped"):
+            level = "bad" if row["status"] == "failed" else "warning"
+            rows.append({"level": level, "where": row["name"], "what": str(row["error"] or row["status"]), "time": ""})
+    rows += [{"level": "warning", **row, "time": ""} for row in unreachable_sources(data)]
+    for stage, health in data["health"].items():
+        if LEVEL_OF.get(str(health.get("verdict")), "note") in ("warning", "bad"):
+            rows.append(
+                {"level": "warning", "where": stage, "what": f"training health: {health['verdict']}", "time": ""}
+            )
+    rows += [
+        {"level": "warning", "where": "", "what": f"could not be read: {line}", "time": ""}
+        for line in data["unreadable"]
+    ]
+    return rows
+
+
+def unreachable_sources(data: Mapping[str, Any]) -> Sequence[dict[str, str]]:
+    from groundup.report.data_view import source_rows
+
+    return [
+        {"where": row["name"], "what": f"source not used: {row['status']} {row['why']}".strip()}
+        for row in source_rows(data["sources"])
+        if not row["is_used"]
+    ]
