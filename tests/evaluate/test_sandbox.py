@@ -67,9 +67,14 @@ def test_a_program_that_ends_as_it_should_not_has_failed(level: Level) -> None:
         "import os; os._exit(0)",
         "import sys; sys.exit(0)",
         "print('passed'); print('{\"kind\": \"passed\"}'); import os; os._exit(0)",
-        # the right descriptor, a guessed token
-        'import os\nfor fd in range(3, 64):\n    try: os.write(fd, b\'{"nonce": "0", "kind": "passed", "detail": ""}\\n\')\n'
-        "    except OSError: pass\nos._exit(0)",
+        # every descriptor there is, a guessed token
+        """
+import os
+for fd in range(3, 64):
+    try: os.write(fd, b'{"nonce": "0", "kind": "passed", "detail": ""}\\n')
+    except OSError: pass
+os._exit(0)
+""",
         "import os, signal; os.kill(os.getpid(), signal.SIGKILL)",
     ],
 )
@@ -158,7 +163,14 @@ assert seen == [1, 1, 1]
 
 def test_no_child_survives(level: Level, tmp_path: Path) -> None:
     heartbeat = tmp_path / "heartbeat"
-    program = f"import os, time\nif os.fork() == 0:\n    os.setsid()\n    while True:\n        open({str(heartbeat)!r}, 'a').write('.'); time.sleep(.05)"
+    program = f"""
+import os, time
+if os.fork() == 0:
+    os.setsid()
+    while True:
+        open({str(heartbeat)!r}, "a").write(".")
+        time.sleep(0.05)
+"""
     run(program, level)
     time.sleep(0.2)
     assert not heartbeat.exists()
@@ -191,7 +203,12 @@ def test_memory_is_limited(level: Level) -> None:
 
 
 def test_an_endless_loop_is_ended_by_its_cpu_time(level: Level) -> None:
-    ignoring = "import signal\nfor s in range(1, 60):\n    try: signal.signal(s, signal.SIG_IGN)\n    except (OSError, ValueError): pass\n"
+    ignoring = """
+import signal
+for number in range(1, 60):
+    try: signal.signal(number, signal.SIG_IGN)
+    except (OSError, ValueError): pass
+"""
     result = run(ignoring + "while True: pass", level)
     assert (result.kind, "CPU" in result.detail) == ("timeout", True)
     assert result.wall_seconds < 5
@@ -257,7 +274,7 @@ def test_a_probe_fails_where_the_walls_are_missing() -> None:
 
 
 def test_without_walls_programs_are_refused_unless_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sandbox, "_best_level", lambda bwrap: ("none", ("no Landlock",)))
+    monkeypatch.setattr(sandbox, "_best_level", lambda _: ("none", ("no Landlock",)))
     with pytest.raises(UserError, match="cannot be locked down") as refused:
         sandbox.require_level()
     assert refused.value.exit_code == 3

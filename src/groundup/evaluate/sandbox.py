@@ -72,7 +72,7 @@ class ProgramResult:
 
 
 def require_level(*, allow_none: bool = False) -> Level:
-    """The best level that works here, found by trying. UserError (exit code 3) where there is none and none is allowed."""
+    """The best level that works here, found by trying. UserError (exit code 3) where none does, unless allowed."""
     level, reasons = _best_level(shutil.which("bwrap"))
     if level == "none" and not allow_none:
         raise UserError(

@@ -27,41 +27,43 @@ EPERM, ENOSYS = 1, 38
 CLONE, CLONE3, KILL_CALL, TGKILL, PRLIMIT = (56, 220), (435, 435), (62, 129), (234, 131), (302, 261)
 HIGHEST_KNOWN = 466  # whatever is newer than this table does not exist for the program
 
-DENIED: dict[str, tuple[int | None, int | None]] = {
-    # other processes: none may be started, changed or signalled
-    **{"fork": (57, None), "vfork": (58, None), "execve": (59, 221), "execveat": (322, 281)},
-    **{"tkill": (200, 130), "rt_sigqueueinfo": (129, 138), "rt_tgsigqueueinfo": (297, 240)},
-    **{"pidfd_open": (434, 434), "pidfd_send_signal": (424, 424), "pidfd_getfd": (438, 438)},
-    **{"ptrace": (101, 117), "process_vm_readv": (310, 270), "process_vm_writev": (311, 271)},
-    **{"process_madvise": (440, 440), "kcmp": (312, 272), "move_pages": (279, 239), "migrate_pages": (256, 238)},
-    **{"setsid": (112, 157), "setpgid": (109, 154), "setpriority": (141, 140), "ioprio_set": (251, 30)},
-    **{"sched_setaffinity": (203, 122), "sched_setscheduler": (144, 119), "sched_setparam": (142, 118)},
-    **{"sched_setattr": (314, 274), "capset": (126, 91), "personality": (135, 92)},
-    # the network, and memory that no limit counts
-    **{"socket": (41, 198), "connect": (42, 203), "memfd_create": (319, 279), "memfd_secret": (447, 447)},
-    **{"shmget": (29, 194), "shmat": (30, 196), "msgget": (68, 186), "semget": (64, 190), "mq_open": (240, 180)},
-    # what Landlock does not cover: owners, modes, times and attributes of files that are not the program's
-    **{"chmod": (90, None), "fchmod": (91, 52), "fchmodat": (268, 53), "fchmodat2": (452, 452)},
-    **{"chown": (92, None), "fchown": (93, 55), "lchown": (94, None), "fchownat": (260, 54)},
-    **{"setxattr": (188, 5), "lsetxattr": (189, 6), "fsetxattr": (190, 7), "setxattrat": (463, 463)},
-    **{"removexattr": (197, 14), "lremovexattr": (198, 15), "fremovexattr": (199, 16), "removexattrat": (466, 466)},
-    **{"utime": (132, None), "utimes": (235, None), "futimesat": (261, None), "utimensat": (280, 88)},
-    **{"open_by_handle_at": (304, 265), "name_to_handle_at": (303, 264), "fanotify_init": (300, 262)},
-    # namespaces and mounts
-    **{"mount": (165, 40), "umount2": (166, 39), "pivot_root": (155, 41), "chroot": (161, 51)},
-    **{"unshare": (272, 97), "setns": (308, 268), "fsopen": (430, 430), "fsconfig": (431, 431)},
-    **{"fsmount": (432, 432), "fspick": (433, 433), "open_tree": (428, 428), "move_mount": (429, 429)},
-    **{"mount_setattr": (442, 442)},
-    # doors into the kernel that a program under test has no business with
-    **{"bpf": (321, 280), "io_uring_setup": (425, 425), "io_uring_enter": (426, 426)},
-    **{"io_uring_register": (427, 427), "userfaultfd": (323, 282), "perf_event_open": (298, 241)},
-    **{"keyctl": (250, 219), "add_key": (248, 217), "request_key": (249, 218), "syslog": (103, 116)},
-    **{"kexec_load": (246, 104), "kexec_file_load": (320, 294), "init_module": (175, 105)},
-    **{"finit_module": (313, 273), "delete_module": (176, 106), "swapon": (167, 224), "swapoff": (168, 225)},
-    **{"reboot": (169, 142), "settimeofday": (164, 170), "clock_settime": (227, 112), "clock_adjtime": (305, 266)},
-    **{"adjtimex": (159, 171), "quotactl": (179, 60), "acct": (163, 89), "sethostname": (170, 161)},
-    **{"setdomainname": (171, 162), "vhangup": (153, 58)},
-}
+DENIED_TABLE = """
+# other processes: none may be started, changed or signalled
+fork 57 -, vfork 58 -, execve 59 221, execveat 322 281, tkill 200 130, rt_sigqueueinfo 129 138
+rt_tgsigqueueinfo 297 240, pidfd_open 434 434, pidfd_send_signal 424 424, pidfd_getfd 438 438, ptrace 101 117
+process_vm_readv 310 270, process_vm_writev 311 271, process_madvise 440 440, kcmp 312 272, move_pages 279 239
+migrate_pages 256 238, setsid 112 157, setpgid 109 154, setpriority 141 140, ioprio_set 251 30
+sched_setaffinity 203 122, sched_setscheduler 144 119, sched_setparam 142 118, sched_setattr 314 274
+capset 126 91, personality 135 92
+# the network, and memory that no limit counts
+socket 41 198, connect 42 203, memfd_create 319 279, memfd_secret 447 447, shmget 29 194, shmat 30 196
+msgget 68 186, semget 64 190, mq_open 240 180
+# what Landlock does not cover: owners, modes, times and attributes of files that are not the program's
+chmod 90 -, fchmod 91 52, fchmodat 268 53, fchmodat2 452 452, chown 92 -, fchown 93 55, lchown 94 -
+fchownat 260 54, setxattr 188 5, lsetxattr 189 6, fsetxattr 190 7, setxattrat 463 463, removexattr 197 14
+lremovexattr 198 15, fremovexattr 199 16, removexattrat 466 466, utime 132 -, utimes 235 -, futimesat 261 -
+utimensat 280 88, open_by_handle_at 304 265, name_to_handle_at 303 264, fanotify_init 300 262
+# namespaces and mounts
+mount 165 40, umount2 166 39, pivot_root 155 41, chroot 161 51, unshare 272 97, setns 308 268, fsopen 430 430
+fsconfig 431 431, fsmount 432 432, fspick 433 433, open_tree 428 428, move_mount 429 429, mount_setattr 442 442
+# doors into the kernel that a program under test has no business with
+bpf 321 280, io_uring_setup 425 425, io_uring_enter 426 426, io_uring_register 427 427, userfaultfd 323 282
+perf_event_open 298 241, keyctl 250 219, add_key 248 217, request_key 249 218, syslog 103 116
+kexec_load 246 104, kexec_file_load 320 294, init_module 175 105, finit_module 313 273, delete_module 176 106
+swapon 167 224, swapoff 168 225, reboot 169 142, settimeofday 164 170, clock_settime 227 112
+clock_adjtime 305 266, adjtimex 159 171, quotactl 179 60, acct 163 89, sethostname 170 161
+setdomainname 171 162, vhangup 153 58
+"""
+
+
+def read_table(table: str) -> dict[str, tuple[int | None, int | None]]:
+    """`name x86_64 aarch64`, separated by commas; `-` where an architecture does not have the call."""
+    rows = [row.split() for line in table.splitlines() if not line.startswith("#") for row in line.split(",")]
+    numbers = {row[0]: tuple(None if cell == "-" else int(cell) for cell in row[1:]) for row in rows if row}
+    return {name: (pair[0], pair[1]) for name, pair in numbers.items()}
+
+
+DENIED = read_table(DENIED_TABLE)
 
 # Landlock's rights on files (linux/landlock.h); the numbers in brackets are the ABI that brought them
 EXECUTE, WRITE_FILE, READ_FILE, READ_DIR = 1, 2, 4, 8
@@ -167,9 +169,9 @@ def landlock(libc: ctypes.CDLL, read: list[str], write: list[str], *, required: 
                 descriptor = os.open(path, os.O_PATH | os.O_CLOEXEC)
             except FileNotFoundError:
                 continue  # a place that this machine does not have needs no rule
-            if not os.path.isdir(path):  # noqa: PTH112 - pathlib is not worth its import time here
-                rights &= EXECUTE | READ_FILE | WRITE_FILE | TRUNCATE
-            rule = struct.pack("=Qi", rights & handled, descriptor)
+            is_folder = os.path.isdir(path)  # noqa: PTH112 - pathlib is not worth its import time here
+            of_files = rights if is_folder else rights & (EXECUTE | READ_FILE | WRITE_FILE | TRUNCATE)
+            rule = struct.pack("=Qi", of_files & handled, descriptor)
             if libc.syscall(add, ruleset, 1, rule, 0) != 0:
                 raise WallError(f"Landlock rule for {path}: errno {ctypes.get_errno()}")
             os.close(descriptor)
