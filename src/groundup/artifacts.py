@@ -39,6 +39,7 @@ class Artifact:
     metrics: dict[str, Any] = field(default_factory=dict)
     seconds: float = 0.0
     finished_at: str = ""
+    exit_code: int = 0  # what the stage asked the run to end with (3: the gate refused)
 
 
 @dataclass(frozen=True)
@@ -168,9 +169,9 @@ NOT_OUTPUT_FILES = {MARKER, "metrics.jsonl", "events.jsonl", "state.json", "run.
 def output_files(folder: Path) -> Iterator[Path]:
     for path in sorted(folder.rglob("*")):
         relative = path.relative_to(folder)
-        if path.is_file() and relative.parts[0] not in NOT_OUTPUT and path.name not in NOT_OUTPUT_FILES:
-            if not path.name.startswith("."):
-                yield path
+        is_output = relative.parts[0] not in NOT_OUTPUT and path.name not in NOT_OUTPUT_FILES
+        if is_output and path.is_file() and not path.name.startswith("."):
+            yield path
 
 
 # ---------------------------------------------------------------- finishing and reading
@@ -200,6 +201,7 @@ def finish_artifact(
         metrics=result.metrics,
         seconds=round(seconds, 3),
         finished_at=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        exit_code=result.exit_code,
     )
     record = {"format_version": FORMAT_VERSION, **asdict(artifact)}
     del record["path"]

@@ -5,6 +5,7 @@ Results go to stdout and belong to the verbs; everything here is narration and m
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -15,29 +16,46 @@ PLAIN_LINE_EVERY_SECONDS = 10.0
 
 
 class Console:
-    """Narration for one run. `quiet` keeps warnings only."""
+    """Narration for one run. `quiet` keeps warnings only; `log`, where set, gets every line with its time (UTC)."""
 
     def __init__(self, stream: TextIO | None = None, *, quiet: bool = False) -> None:
         self.stream = stream if stream is not None else sys.stderr
         self.quiet = quiet
         self.is_terminal = self.stream.isatty()
+        self.log: TextIO | None = None
 
     def info(self, text: str) -> None:
         if not self.quiet:
-            print(text, file=self.stream, flush=True)
+            self._say(text)
+        self.log_only(text)
 
     def warn(self, text: str) -> None:
-        print(f"warning: {text}", file=self.stream, flush=True)
+        self._say(f"warning: {text}")
+        self.log_only(f"warning: {text}")
+
+    def log_only(self, text: str) -> None:
+        """A line for the log that would be too much on the screen: a traceback, a detail."""
+        if self.log is not None:
+            print(f"{time.strftime('%H:%M:%S', time.gmtime())} {text}", file=self.log, flush=True)
+
+    def _say(self, text: str) -> None:
+        # a reader that went away (`groundup run x.yaml 2>&1 | head`) must not end a run that trains
+        with contextlib.suppress(BrokenPipeError):
+            print(text, file=self.stream, flush=True)
 
     @contextmanager
     def progress(self, what: str, total: float, unit: str = "") -> Iterator[Callable[..., None]]:
         """Yields `update(done, note="")`. A bar with ETA on a terminal; else a line at most every ten seconds."""
         if self.quiet:
-            yield lambda done, note="": None
+            yield _nothing
         elif self.is_terminal:
             yield from _bar(self.stream, what, total)
         else:
-            yield from _lines(self.stream, what, total, unit)
+            yield from _lines(self._say, what, total, unit)
+
+
+def _nothing(done: float, note: str = "") -> None:
+    """A progress that nobody sees."""
 
 
 def _bar(stream: TextIO, what: str, total: float) -> Iterator[Callable[..., None]]:
@@ -58,7 +76,7 @@ def _bar(stream: TextIO, what: str, total: float) -> Iterator[Callable[..., None
         yield lambda done, note="": bars.update(task, completed=done, note=note)
 
 
-def _lines(stream: TextIO, what: str, total: float, unit: str) -> Iterator[Callable[..., None]]:
+def _lines(say: Callable[[str], None], what: str, total: float, unit: str) -> Iterator[Callable[..., None]]:
     started = last = time.monotonic()
 
     def update(done: float, note: str = "") -> None:
@@ -68,6 +86,6 @@ def _lines(stream: TextIO, what: str, total: float, unit: str) -> Iterator[Calla
             return
         last = now
         left = f", {(now - started) / done * (total - done):,.0f} s left" if 0 < done <= total else ""
-        print(f"  {what}: {done:,.0f} of {total:,.0f} {unit}{left}  {note}".rstrip(), file=stream, flush=True)
+        say(f"  {what}: {done:,.0f} of {total:,.0f} {unit}{left}  {note}".rstrip())
 
     yield update

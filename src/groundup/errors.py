@@ -41,7 +41,7 @@ class UserError(Exception):
         super().__init__("\n".join(str(problem) for problem in self.problems))
 
 
-class Stopped(Exception):
+class Stopped(Exception):  # noqa: N818 - it is not an error
     """The run was asked to stop (SIGTERM, Ctrl-C, a limit) and everything worth keeping is on disk."""
 
     def __init__(self, why: str, exit_code: int = EXIT_STOPPED) -> None:

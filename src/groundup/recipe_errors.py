@@ -1,8 +1,8 @@
 """What is wrong with a stage's settings, in plain words: from pydantic's errors to `Problem`s with a place.
 
 No word of the validator reaches the person: an unknown key names the key that was probably meant (also when it is
-another tool's spelling), a wrong type says what was expected and what is there, and the variants of a setting that may be
-several things become one sentence.
+another tool's spelling), a wrong type says what was expected and what is there, and the variants of a setting that
+may be several things become one sentence.
 """
 
 from __future__ import annotations
@@ -131,7 +131,9 @@ def _problem(group: list[_Located], model: type[BaseModel], data: Any, prefix: K
     context = error.detail.get("ctx", {})
     if error.type == "missing":
         return Problem(
-            f"'{name}' is missing", file.where(path), f"add `{error.path[-1]}: ...`{_help(model, error.path)}"
+            f"{_owner(prefix)}'{name}' is missing",
+            file.where(path),
+            f"add `{error.path[-1]}: ...`{_help(model, error.path)}",
         )
     if error.type == "extra_forbidden":
         return _unknown_key(error, model, data, prefix, file)
@@ -150,23 +152,27 @@ def _problem(group: list[_Located], model: type[BaseModel], data: Any, prefix: K
         what = str(context.get("error", error.detail["msg"]))
         return Problem(f"{name}: {what}" if name else what, file.where(path))
     value = error.detail.get("input")
-    expected = _join([_expected(one) for one in group])
-    choices = [word for one in group for word in _choices(one)]
+    expected = _join([phrase for one in group for phrase in _expected(one)])
+    choices = [word.strip("'") for one in group for word in _choices(one)]
     hint = did_you_mean(value, choices) if isinstance(value, str) else ""
     fix = "put it in quotes" if error.type == "string_type" and isinstance(value, int | float) else ""
     return Problem(f"{name}: expected {expected}, got {_shown(value)}{hint}", file.where(path), fix)
 
 
-def _expected(error: _Located) -> str:
-    """What would have been right, as a noun phrase."""
+def _expected(error: _Located) -> list[str]:
+    """What would have been right, as noun phrases."""
+    if error.type in ("literal_error", "enum"):
+        return _choices(error)
+    return [_expected_phrase(error)]
+
+
+def _expected_phrase(error: _Located) -> str:
     context = error.detail.get("ctx", {})
     limits = {"greater_than": ("more than", "gt"), "greater_than_equal": ("at least", "ge"),
               "less_than": ("less than", "lt"), "less_than_equal": ("at most", "le")}  # fmt: skip
     if error.type in limits:
         words, key = limits[error.type]
         return f"{words} {context[key]}"
-    if error.type in ("literal_error", "enum"):
-        return " or ".join(f"'{word}'" for word in _choices(error)) or str(context.get("expected"))
     if error.type in ("too_short", "string_too_short"):
         unit = "characters" if error.type.startswith("string") else "items"
         return f"at least {context['min_length']} {unit if context['min_length'] != 1 else unit[:-1]}"
@@ -181,10 +187,12 @@ def _expected(error: _Located) -> str:
 
 
 def _choices(error: _Located) -> list[str]:
+    """The words that a choice allows, as YAML writes them: texts in quotes, `true` and numbers bare."""
     if error.type not in ("literal_error", "enum"):
         return []
     said = str(error.detail.get("ctx", {}).get("expected", ""))
-    return [word.strip(" '\"") for word in said.replace(" or ", ",").split(",") if word.strip()]
+    words = [word.strip() for word in said.replace(" or ", ",").split(",") if word.strip()]
+    return [{"True": "true", "False": "false", "None": "null"}.get(word, word) for word in words]
 
 
 def _unknown_key(error: _Located, model: type[BaseModel], data: Any, prefix: KeyPath, file: RecipeFile) -> Problem:
@@ -241,6 +249,10 @@ def _best_match(candidates: list[type[BaseModel]], data: Any) -> type[BaseModel]
     return max(candidates, key=fit)
 
 
+def _owner(prefix: KeyPath) -> str:
+    return f"stage '{prefix[-1]}': " if prefix else ""
+
+
 def _help(model: type[BaseModel], path: KeyPath) -> str:
     field = model.model_fields.get(str(path[0])) if len(path) == 1 else None
     return f"  ({first_sentence(field.description)})" if field is not None and field.description else ""
@@ -256,7 +268,7 @@ def _dotted(path: KeyPath) -> str:
 
 def _join(phrases: list[str]) -> str:
     different = list(dict.fromkeys(phrases))
-    return " or ".join(different)
+    return ", ".join(different[:-1]) + " or " + different[-1] if len(different) > 1 else different[0]
 
 
 def _shown(value: Any) -> str:

@@ -55,7 +55,8 @@ class RecipeFile:
                 return COMMAND_LINE
             if part in self.values:
                 is_whole = length == len(path) or not isinstance(value_at(self.data, part), dict | list)
-                return f"{self.path.name}:{self.values[part][0]}" if is_whole else "default"
+                line = self.keys.get(part, self.values[part])[0]
+                return f"{self.path.name}:{line}" if is_whole else "default"
         return "default"
 
 

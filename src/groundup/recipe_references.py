@@ -1,4 +1,4 @@
-"""Which settings of a stage name something that it reads: another stage, a file, a folder. And settings as plain data."""
+"""Which settings of a stage name something that it reads (a stage, a file, a folder), and settings as plain data."""
 
 from __future__ import annotations
 

@@ -43,7 +43,7 @@ class StopRequest:
         finally:
             self.is_deferred = False
 
-    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+    def _on_signal(self, number: int, _frame: FrameType | None) -> None:
         exit_code = EXIT_INTERRUPTED if number == signal.SIGINT else EXIT_STOPPED
         is_second = self.is_set
         self.request(exit_code)

