@@ -167,7 +167,7 @@ def test_template_without_an_end_of_turn_is_refused(tokenizer: Tokenizer, monkey
 def test_generation_prompt_unlike_the_turn_says_where(tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
     assert tokenizer.chat_template is not None
     monkeypatch.setattr(tokenizer, "chat_template", tokenizer.chat_template.replace("start|>assistant", "start|>bot"))
-    with pytest.raises(UserError, match="generation prompt is not how it begins an answer.*'bot"):
+    with pytest.raises(UserError, match=r"generation prompt is not how it begins an answer.*'bot"):
         encode_samples(tokenizer, [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}])
 
 

@@ -61,7 +61,9 @@ def test_text_equals_transformers_with_every_extension() -> None:
             (expected,), _ = utils.render_jinja_template(
                 [messages], chosen_tools, chat_template=USES_EVERYTHING, add_generation_prompt=True, bos_token="<s>"
             )
-            assert render(messages, USES_EVERYTHING, True, tools=chosen_tools, variables={"bos_token": "<s>"}) == expected
+            assert (
+                render(messages, USES_EVERYTHING, True, tools=chosen_tools, variables={"bos_token": "<s>"}) == expected
+            )
 
 
 def test_our_own_keys_are_not_rendered() -> None:
@@ -99,5 +101,5 @@ def test_no_template_is_one_clear_error(tokenizers_by_template: dict[str, Tokeni
 
 
 def test_rendering_needs_neither_torch_nor_transformers() -> None:
-    code = "import sys, groundup.chat.masks, groundup.chat.formats; assert not {'torch', 'transformers'} & set(sys.modules)"
+    code = "import sys, groundup.chat.masks, groundup.chat.formats as f; assert not {'torch', 'transformers'} & {*sys.modules}"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -76,14 +76,16 @@ def encode_conversation(
     for number, message in enumerate(messages):
         if message["role"] != "assistant" or not message.get("train", True):
             continue
-        start, stop = _turn(text, messages, number, lambda part, prompt: render_chat(tokenizer, part, prompt, tools=tools))
+        start, stop = _turn(
+            text, messages, number, lambda part, prompt: render_chat(tokenizer, part, prompt, tools=tools)
+        )
         first = next((at for at, (_, end) in enumerate(offsets) if end > start), len(ids))
         end = _end_of_turn(text, str(message.get("content") or ""), start, stop, first, ids, offsets, controls)
         if end is None and number < len(messages) - 1:
             raise NotPrefixPreservingError(f"turn {number} has no end-of-turn token before the next turn")
         if end is None:
             raise UserError(
-                "the chat template ends an assistant turn without a control token, so a model would never learn to stop",
+                "the chat template ends an assistant turn without a control token: a model would never learn to stop",
                 where=str(tokenizer.folder / "chat_template.jinja"),
                 fix="end the assistant's turn with the EOS token in the template, as the model's own template does",
             )
@@ -189,7 +191,7 @@ def _end_of_turn(
     offsets: Sequence[tuple[int, int]],
     controls: Mapping[int, str],
 ) -> int | None:
-    """Index of the token that ends the turn: the first control token after the content, wherever the template put it."""
+    """Index of the token that ends the turn: the first control token after the content, wherever that stands."""
     candidates = []
     for at in range(first, len(ids)):
         if offsets[at][0] >= stop:

@@ -27,7 +27,6 @@ Message = Mapping[str, Any]  # {"role": ..., "content": ..., perhaps "tool_calls
 OUR_KEYS = {"train", "weight"}  # say what is trained; no template sees them
 
 
-
 class ChatTokenizer(Protocol):
     """What conversations need of a tokenizer; `groundup.tokens.tokenizer.Tokenizer` is one."""
 
@@ -138,7 +137,7 @@ def _special_tokens(folder: Path, stamp: int) -> Mapping[str, str]:  # noqa: ARG
 
 
 @lru_cache(maxsize=64)
-def _control_tokens(folder: Path, stamp: int) -> Mapping[int, str]:  # noqa: ARG001 (part of the cache's key)
+def _control_tokens(folder: Path, stamp: int) -> Mapping[int, str]:
     added = read_json(folder / "tokenizer.json").get("added_tokens") or []
     ends = set(_special_tokens(folder, stamp).values())
     return {token["id"]: token["content"] for token in added if token.get("special") or token["content"] in ends}
