@@ -92,7 +92,7 @@ def _load(
     problems: list[Problem] = []
     for dataset in datasets:
         try:
-            rows, bad = _rows_of(dataset, context)
+            rows, unreadable = _rows_of(dataset, context)
         except PackageUnreachableError as error:
             loaded.unreachable[dataset.name] = error.reason
             context.console.warn(f"going on without {dataset.name}: {error.reason}")
@@ -100,9 +100,8 @@ def _load(
         except UserError as error:
             problems += error.problems
             continue
-        also_bad: list[BadRow]
-        good, also_bad = convert_rows(rows, convert, format=dataset.type, columns=dataset.columns, source=dataset.name)
-        bad = [*bad, *also_bad]
+        good, malformed = convert_rows(rows, convert, format=dataset.type, columns=dataset.columns, source=dataset.name)
+        bad = [*unreadable, *malformed]
         problems += _too_many_bad(dataset, bad, len(good))
         part: Loaded[T] = Loaded(good, [dataset.weight] * len(good), {dataset.name: len(good)})
         if bad:

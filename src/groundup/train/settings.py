@@ -7,7 +7,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 
-from groundup.recipe import Presentation, StageSettings, TokensRef
+from groundup.chat.settings import Dataset
+from groundup.recipe import FileRef, ModelRef, Presentation, StageSettings, TokensRef
 
 UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
@@ -84,9 +85,67 @@ class PretrainSettings(TrainingSettings):
     learning_rate: float = Field(3e-3, gt=0)
     optimizer: Literal["adamw", "muon"] = "muon"
     weight_decay: float = Field(0.01, ge=0)
+    sample_prompts: list[str] = Field(default=["The", "In the beginning", "It is a truth", "def "])
     document_mask: bool = True
     """Tokens attend only within their own document."""
     eval_steps: int | None = Field(None, ge=1)
     """Steps between measurements of the loss on held-out tokens; always measured at the end where there are any."""
     eval_rows: int = Field(64, ge=1)
     """Most held-out rows in one such measurement."""
+
+
+class ChatTrainingSettings(TrainingSettings):
+    """What stages that train on conversations share."""
+
+    base_model: ModelRef
+    """The model to start from: a stage, or a Hugging Face folder."""
+    datasets: list[Dataset] = Field(min_length=1)
+    """Where the rows come from; their weights say how often each is seen."""
+    held_out: list[Dataset] = Field(default_factory=list)
+    """Rows that are only measured, before and after. The audit tells how many of them are trained on all the same."""
+    chat_template: FileRef | None = None
+    """A chat_template.jinja to use in place of the base model's."""
+    max_steps: int | None = Field(None, ge=1)
+    num_epochs: float | None = Field(1.0, gt=0)
+    optimizer: Literal["adamw", "muon"] = "adamw"
+    lr_scheduler: Literal["wsd", "cosine", "linear", "constant"] = "cosine"
+    warmup_ratio: float = Field(0.05, ge=0, lt=1)
+
+
+class SftSettings(ChatTrainingSettings):
+    """Fine-tune on conversations. Only what the assistant says is trained, and the token that ends its turn."""
+
+    stage: Literal["sft"] = "sft"
+    num_epochs: float | None = Field(2.0, gt=0)
+    learning_rate: float = Field(2e-5, gt=0)
+    """Highest learning rate: 2e-5 for models of a billion parameters, 5e-4 to 1e-3 for models of some millions."""
+    sample_packing: bool = True
+    """Several conversations in one row; none sees another, and the loss is the same."""
+    train_on_inputs: bool = False
+    """Train what the user says, too."""
+    excess_length: Literal["truncate", "drop"] = "truncate"
+    """What happens to a conversation longer than sequence_len. A truncated turn is given no end-of-turn token."""
+
+
+class RewardSettings(ChatTrainingSettings):
+    """Train a reward model on preference pairs (Bradley-Terry), normalised to mean 0 and deviation 1 afterwards."""
+
+    stage: Literal["reward"] = "reward"
+    learning_rate: float = Field(1e-4, gt=0)
+    center_rewards_coefficient: float = Field(0.01, ge=0)
+    """Pulls both rewards of a pair towards opposite signs, which fixes their common level."""
+
+
+class DpoSettings(ChatTrainingSettings):
+    """Prefer the chosen answer to the rejected one, directly, with the start model as reference."""
+
+    stage: Literal["dpo"] = "dpo"
+    learning_rate: float = Field(1e-6, gt=0)
+    beta: float = Field(0.1, gt=0)
+    """How hard the policy is held to the reference: small is loose."""
+    loss_type: Literal["sigmoid", "robust", "hinge", "ipo"] = "sigmoid"
+    """sigmoid is DPO; with label_smoothing it is conservative DPO."""
+    label_smoothing: float = Field(0.0, ge=0, lt=0.5)
+    """Share of pairs whose label is assumed to be wrong."""
+    rpo_alpha: float = Field(0.0, ge=0)
+    """Adds that many times the chosen answer's mean negative log-likelihood, against likelihood displacement."""
