@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from groundup.recipe import PairsRef, Settings
+from groundup.recipe import ModelRef, PairsRef, Settings, StageSettings
 
 RowFormat = Literal["auto", "messages", "prompt_completion", "text", "alpaca", "sharegpt", "preference", "prompt"]
 
@@ -47,3 +47,23 @@ class Dataset(Settings):
     def name(self) -> str:
         """How the audit calls this source."""
         return self.path if self.path is not None else f"tasks: {', '.join(self.tasks or ())}"
+
+
+class PairsSettings(StageSettings):
+    """Collect preferences: a model answers each prompt several times, the exact verifier tells right from wrong."""
+
+    stage: Literal["pairs"] = "pairs"
+    model: ModelRef
+    """Whose answers are compared. Pairs of its own answers teach it more than pairs of somebody else's."""
+    tasks: list[str] = Field(min_length=1)
+    """Families of questions with one right answer."""
+    prompts: int = Field(1000, ge=1)
+    """Questions to ask; each that is answered both rightly and wrongly gives one pair."""
+    samples: int = Field(4, ge=2)
+    """Answers to each question."""
+    temperature: float = Field(1.0, gt=0)
+    """Of sampling: higher gives more different answers."""
+    response_length: int = Field(16, ge=1)
+    """Most tokens in an answer."""
+    held_out: float = Field(0.15, ge=0, lt=1)
+    """Share of the pairs that no stage trains on, for measuring a reward model. Whole questions go one way."""

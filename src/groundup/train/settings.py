@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, model_validator
 
 from groundup.chat.settings import Dataset
 from groundup.recipe import FileRef, ModelRef, Presentation, StageSettings, TokensRef
@@ -149,3 +149,83 @@ class DpoSettings(ChatTrainingSettings):
     """Share of pairs whose label is assumed to be wrong."""
     rpo_alpha: float = Field(0.0, ge=0)
     """Adds that many times the chosen answer's mean negative log-likelihood, against likelihood displacement."""
+
+
+class PpoSettings(TrainingSettings):
+    """Proximal policy optimisation: the model answers, the answers are scored, what scored well is made likelier."""
+
+    stage: Literal["ppo"] = "ppo"
+    base_model: ModelRef
+    """The policy to start from. It is also the reference that the KL penalty holds the policy to."""
+    datasets: list[Dataset] = Field(min_length=1)
+    """Prompts: made tasks, or prompt rows. Answers in them are only used by the verifier."""
+    reward: RewardRef | None = None
+    """A reward model that scores each answer (normalised as its stage left it)."""
+    reward_weight: float = 1.0
+    """Factor on the reward model's score."""
+    verifier: bool = False
+    """Add the exact verifier's score to tasks: 1 for the right answer, 0 for a wrong one."""
+    verifier_weight: float = 1.0
+    """Factor on the verifier's score."""
+    total_episodes: int = Field(8000, ge=1)
+    """Answers that are written and learned from, in all."""
+    rollout_batch_size: int = Field(256, ge=1)
+    """Answers written with the same policy, before it is updated."""
+    num_mini_batches: int = Field(2, ge=1)
+    """Optimiser steps in one pass over those answers."""
+    num_ppo_epochs: int = Field(2, ge=1)
+    """Passes over those answers."""
+    micro_batch_size: int = Field(128, ge=1)
+    """Answers in one forward and backward pass; what fits into memory."""
+    response_length: int = Field(16, ge=1)
+    """Most tokens in an answer."""
+    temperature: float = Field(1.0, gt=0)
+    """Of sampling. The policy's log-probabilities are those of this temperature too; nothing is filtered."""
+    kl_coef: float = Field(0.05, ge=0)
+    """Price of one nat of divergence from the base model, taken off the reward token by token."""
+    kl_target: float | None = Field(None, gt=0)
+    """Adapt kl_coef so that an answer's divergence stays near so many nats."""
+    kl_horizon: int = Field(10_000, ge=1)
+    """Answers over which kl_coef adapts; smaller is faster."""
+    kl_estimator: Literal["k1", "k3"] = "k1"
+    """k1: log p - log q, unbiased. k3: never negative, less noisy."""
+    cliprange: float = Field(0.2, gt=0)
+    """The policy loss stops rewarding probability ratios outside 1 - cliprange to 1 + cliprange."""
+    cliprange_value: float = Field(0.2, gt=0)
+    """The same for the critic, in units of reward."""
+    vf_coef: float = Field(0.5, ge=0)
+    """Weight of the critic's loss."""
+    gamma: float = Field(1.0, ge=0, le=1)
+    """Discount of later rewards."""
+    lam: float = Field(0.95, ge=0, le=1)
+    """GAE's lambda: 1 is low bias, 0 is low variance."""
+    whiten_rewards: bool = False
+    """Scale the rewards of a rollout to variance 1."""
+    missing_eos_penalty: float = Field(0.5, ge=0)
+    """An answer that does not end by itself scores minus this, whatever is in it."""
+    critic_learning_rate_scale: float = Field(5.0, gt=0)
+    """The critic's learning rate, as a factor on learning_rate."""
+    critic_warmup_steps: int = Field(4, ge=0)
+    """First steps in which only the critic learns: before it predicts anything, advantages are mostly noise."""
+    learning_rate: float = Field(1e-4, gt=0)
+    lr_scheduler: Literal["wsd", "cosine", "linear", "constant"] = "linear"
+
+    @property
+    def updates_per_rollout(self) -> int:
+        return self.num_ppo_epochs * self.num_mini_batches
+
+    @property
+    def rollouts(self) -> int:
+        return -(-self.total_episodes // self.rollout_batch_size)
+
+    @model_validator(mode="after")
+    def is_scored(self) -> PpoSettings:
+        if self.reward is None and not self.verifier:
+            raise ValueError("nothing scores the answers: name a `reward` stage, or set `verifier: true`")
+        if self.num_epochs is not None or self.time_limit is not None:
+            raise ValueError("how long PPO trains is set by total_episodes, not by num_epochs or time_limit")
+        if self.rollout_batch_size < self.num_mini_batches:
+            raise ValueError(
+                f"rollout_batch_size {self.rollout_batch_size} cannot be cut into {self.num_mini_batches} mini-batches"
+            )
+        return self
