@@ -3,7 +3,8 @@
     train-00000.bin ...   uint16 where the vocabulary fits, else uint32; each document ends with `<|endoftext|>`
     train-index.npy       int64, one row per document: where it starts in the stream, and the number of its source
     held_out-00000.bin, held_out-index.npy
-    manifest.json         tokenizer, dtype, sources with their counts and shares, sha256 of every file
+    tokenizer/            the tokenizer that made them
+    manifest.json         its fingerprint, dtype, sources with their counts and shares, sha256 of every file
 
 The `.bin` files are those of nanoGPT, OLMo-core and Megatron. A split is one stream; a source is a stretch of it.
 """

@@ -57,6 +57,7 @@ def run(settings: TokensSettings, context: StageContext) -> StageResult:
     train = splits["train"]
     if train.tokens == 0:
         raise UserError("the corpus has no text", where=str(corpus), fix="look at its funnel: every drop has a reason")
+    tokenizer.copy_to(context.folder / "tokenizer")
     write_manifest(
         context.folder,
         Manifest(dtype, vocab_size, tokenizer.document_end_id, tokenizer.fingerprint, splits, sha256),

@@ -80,6 +80,7 @@ class TrainOptions:
     eval_steps: int | None = None
     learning_rate_scales: Mapping[str, float] = field(default_factory=dict)  # name prefix -> factor
     data_fingerprint: str = ""  # of what the batches are made from; a checkpoint of other data is refused
+    batch: Mapping[str, Any] = field(default_factory=dict)  # how they are made; kept for the same reason
 
     def configuration(self) -> dict[str, Any]:
         """What a checkpoint may only be continued with: all but what is shown and how often is saved."""
