@@ -13,7 +13,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import FunctionCtx, once_differentiable
+from torch.autograd.function import once_differentiable
 
 MATMUL_KEYS_AT_MOST = 2048
 
@@ -67,33 +67,34 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, form: str | Non
 class _MatmulAttention(torch.autograd.Function):
     """Two batched products around a softmax, the query heads of one kv head stacked as rows: k and v are not repeated.
 
-    Keeps only the probabilities for the backward pass, and works in place on the scores.
+    The product adds to the mask instead of being masked afterwards, and only the probabilities are kept for backward.
     """
 
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
         batch, heads, queries, dim = q.shape
-        kv_heads, keys = k.shape[1], k.shape[2]
-        q3 = q.reshape(batch * kv_heads, -1, dim)
+        keys = k.shape[2]
+        q3 = torch.mul(q, dim**-0.5, out=q.new_empty(q.shape)).view(batch * k.shape[1], -1, dim)
         k3, v3 = k.reshape(-1, keys, dim), v.reshape(-1, keys, dim)
-        scores = torch.bmm(q3, k3.transpose(1, 2)).mul_(dim**-0.5)
-        if mask is not None:
-            scores.view(batch, heads, queries, keys).add_(mask)
-        probabilities = torch.softmax(scores, -1, out=scores) if not scores.requires_grad else torch.softmax(scores, -1)
+        if mask is None:
+            scores = torch.bmm(q3, k3.transpose(1, 2))
+        else:
+            scores = q.new_empty(batch, heads, queries, keys).copy_(mask).view(len(q3), -1, keys)
+            scores.baddbmm_(q3, k3.transpose(1, 2))
+        probabilities = torch.softmax(scores, -1, out=scores)
         ctx.save_for_backward(q3, k3, v3, probabilities)
-        ctx.shape = (q.shape, k.shape)
-        return torch.bmm(probabilities, v3).view(batch, heads, queries, dim)
+        ctx.shapes = q.shape, k.shape
+        return torch.bmm(probabilities, v3).view(q.shape)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
         q3, k3, v3, probabilities = ctx.saved_tensors
-        q_shape, k_shape = ctx.shape
-        grad3 = grad.reshape(q3.shape[0], -1, q3.shape[-1])
+        q_shape, k_shape = ctx.shapes
+        grad3 = grad.reshape(q3.shape)
         grad_v = torch.bmm(probabilities.transpose(1, 2), grad3)
         grad_p = torch.bmm(grad3, v3.transpose(1, 2))
-        grad_scores = torch._softmax_backward_data(grad_p, probabilities, -1, probabilities.dtype)
-        grad_scores.mul_(q3.shape[-1] ** -0.5)
-        grad_q = torch.bmm(grad_scores, k3).view(q_shape)
+        grad_scores = torch._softmax_backward_data(grad_p, probabilities, -1, grad_p.dtype)
+        grad_q = torch.bmm(grad_scores, k3).mul_(q3.shape[-1] ** -0.5).view(q_shape)
         grad_k = torch.bmm(grad_scores.transpose(1, 2), q3).view(k_shape)
         return grad_q, grad_k, grad_v.view(k_shape), None

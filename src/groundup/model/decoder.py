@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from groundup.model.attention import attend, visibility
 from groundup.model.config import ModelConfig
-from groundup.model.rope import RotaryTable, rotate
+from groundup.model.functions import rms_norm, rotate
+from groundup.model.rope import RotaryTable
 
 
 class KVCache:
@@ -72,10 +73,7 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise in fp32; the result comes in the compute dtype, so that no product casts it a second time."""
-        dtype = compute_dtype(self.weight)
-        x = x.float()
-        x = x * torch.rsqrt(x.square().mean(-1, keepdim=True) + self.eps)
-        return self.weight.to(dtype) * x.to(dtype)
+        return rms_norm(x, self.weight, self.eps, compute_dtype(self.weight))
 
 
 class Attention(nn.Module):

@@ -83,7 +83,9 @@ class _TargetLogprobs(torch.autograd.Function):
             x, slope = hidden[part], (grad[part] / ctx.temperature)[:, None].to(hidden.dtype)
             p = kept[number] if kept else _softmax_at(x, weight, targets[part], ctx.temperature)[1]
             # d logp(target) / d logits = onehot(target) - p; a fresh tensor, since p may be needed again
-            grad_logits = (p * -slope).scatter_add_(1, targets[part, None], slope)
+            at = targets[part, None]
+            grad_logits = p * -slope
+            grad_logits.scatter_(1, at, grad_logits.gather(1, at) + slope)
             if grad_hidden is not None:
                 torch.mm(grad_logits, weight, out=grad_hidden[part])
             if ctx.needs_input_grad[1]:

@@ -77,21 +77,16 @@ class RotaryTable:
         self.tables: dict[tuple[torch.dtype, torch.device], tuple[Tensor, Tensor]] = {}
 
     def at(self, position_ids: Tensor, positions: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """cos and sin, each `B, 1, T, D/2`, of `position_ids` `B, T`, all of which are below `positions`."""
+        """cos and sin, each `B, 1, T, D`, of `position_ids` `B, T`, all below `positions`; see functions.rotate."""
         key = (dtype, position_ids.device)
         if key not in self.tables or len(self.tables[key][0]) < positions:
             rows = 1 << max(positions - 1, 255).bit_length()  # grow by doubling: a decode loop builds few tables
             with torch.inference_mode(False):  # a table made while generating must serve training too
                 angles = torch.arange(rows, dtype=torch.float32, device="cpu")[:, None] * self.frequencies
+                cos, sin = angles.cos() * self.factor, angles.sin() * self.factor
                 self.tables[key] = (
-                    (angles.cos() * self.factor).to(position_ids.device, dtype),
-                    (angles.sin() * self.factor).to(position_ids.device, dtype),
+                    torch.cat((cos, cos), dim=-1).to(position_ids.device, dtype),
+                    torch.cat((-sin, sin), dim=-1).to(position_ids.device, dtype),
                 )
         cos, sin = self.tables[key]
         return cos[position_ids][:, None], sin[position_ids][:, None]
-
-
-def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotate heads `B, H, T, D` by tables `B, 1, T, D/2`; the result is contiguous."""
-    a, b = x.chunk(2, dim=-1)
-    return torch.cat((a * cos - b * sin, b * cos + a * sin), dim=-1)
