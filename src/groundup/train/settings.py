@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, model_validator
 
 from groundup.chat.settings import Dataset
-from groundup.recipe import FileRef, ModelRef, Presentation, StageSettings, TokensRef
+from groundup.recipe import FileRef, ModelRef, Presentation, RewardRef, StageSettings, TokensRef
 
 UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
