@@ -92,27 +92,32 @@ def _load(
     problems: list[Problem] = []
     for dataset in datasets:
         try:
-            rows, unreadable = _rows_of(dataset, context)
+            part, part_problems = _load_one(dataset, context, convert)
         except PackageUnreachableError as error:
             loaded.unreachable[dataset.name] = error.reason
             context.console.warn(f"going on without {dataset.name}: {error.reason}")
-            continue
         except UserError as error:
             problems += error.problems
-            continue
-        good, malformed = convert_rows(rows, convert, format=dataset.type, columns=dataset.columns, source=dataset.name)
-        bad = [*unreadable, *malformed]
-        problems += _too_many_bad(dataset, bad, len(good))
-        part: Loaded[T] = Loaded(good, [dataset.weight] * len(good), {dataset.name: len(good)})
-        if bad:
-            part.bad[dataset.name] = dict(Counter(row.reason for row in bad))
-        _extend(loaded, part)
+        else:
+            problems += part_problems
+            _extend(loaded, part)
     if problems:
         raise UserError(problems)
     if needs_rows and not loaded.rows:
         why = "; ".join(f"{name}: {reason}" for name, reason in loaded.unreachable.items()) or "no datasets are named"
         raise UserError(f"there is not one row to train on ({why})", fix="add a dataset that can be read here")
     return loaded
+
+
+def _load_one(
+    dataset: Dataset, context: StageContext, convert: Callable[[Row, str, str], T]
+) -> tuple[Loaded[T], list[Problem]]:
+    rows, unreadable = _rows_of(dataset, context)
+    good, malformed = convert_rows(rows, convert, format=dataset.type, columns=dataset.columns, source=dataset.name)
+    bad = [*unreadable, *malformed]
+    reasons = {dataset.name: dict(Counter(row.reason for row in bad))} if bad else {}
+    part: Loaded[T] = Loaded(good, [dataset.weight] * len(good), {dataset.name: len(good)}, reasons)
+    return part, _too_many_bad(dataset, bad, len(good))
 
 
 def _extend(loaded: Loaded[T], part: Loaded[T]) -> None:

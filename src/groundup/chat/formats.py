@@ -81,7 +81,7 @@ class _BadRowError(Exception):
         super().__init__(what)
 
 
-T = TypeVar("T", Conversation, Preference, Prompt)
+T = TypeVar("T")
 
 
 # ---------------------------------------------------------------- rows -> what a stage needs

@@ -1,0 +1,146 @@
+"""What fine-tuning, reward and preference training share: opening a model with its tokenizer, and the order of rows."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from groundup.artifacts import StageContext, fingerprint_of, write_atomic
+from groundup.chat.packing import Batch
+from groundup.chat.template import CHATML
+from groundup.errors import Problem, UserError
+from groundup.model.config import ModelConfig
+from groundup.model.files import copy_tokenizer_files, load_config, require_same_vocabulary
+from groundup.recipe import CheckReport
+from groundup.tokens.tokenizer import Tokenizer
+from groundup.train.settings import ChatTrainingSettings
+
+CHARACTERS_PER_TOKEN = 3.5  # of English under a small vocabulary; only used before there is a tokenizer
+
+Item = TypeVar("Item")
+
+
+# ---------------------------------------------------------------- order
+
+
+class RowOrder:
+    """Which rows an update sees: pass after pass over all rows, each pass in a new order. A pure function of the step.
+
+    The rows of step s are the positions s * rows_per_step ... of the endless sequence of passes, so no update is
+    smaller than the others and none is skipped.
+    """
+
+    def __init__(self, rows: int, rows_per_step: int, seed: int) -> None:
+        self.rows, self.rows_per_step, self.seed = rows, rows_per_step, seed
+        self._orders: dict[int, list[int]] = {}
+
+    @property
+    def steps_per_epoch(self) -> float:
+        return self.rows / self.rows_per_step
+
+    def at(self, step: int) -> list[int]:
+        """Indices of the rows of update `step`, counted from 0."""
+        positions = range(step * self.rows_per_step, (step + 1) * self.rows_per_step)
+        return [self._order(position // self.rows)[position % self.rows] for position in positions]
+
+    def _order(self, epoch: int) -> list[int]:
+        if epoch not in self._orders:
+            seed = int.from_bytes(hashlib.sha256(f"{self.seed}/{epoch}".encode()).digest()[:8])
+            order = np.random.Generator(np.random.PCG64(seed)).permutation(self.rows)
+            self._orders = {e: o for e, o in self._orders.items() if e >= epoch - 1}
+            self._orders[epoch] = [int(row) for row in order]
+        return self._orders[epoch]
+
+
+def repeat_by_weight(items: Sequence[Item], weights: Sequence[float]) -> list[Item]:
+    """Each item `weight` times; the fraction of a weight picks that share of the items, always the same ones."""
+    repeated: list[Item] = []
+    for number, (item, weight) in enumerate(zip(items, weights, strict=True)):
+        share = int.from_bytes(hashlib.sha256(str(number).encode()).digest()[:4]) / 2**32
+        repeated += [item] * (int(weight) + (share < weight % 1))
+    return repeated
+
+
+def parts(items: Sequence[Item], size: int) -> list[list[Item]]:
+    return [list(items[start : start + size]) for start in range(0, len(items), size)]
+
+
+def tensors_of(batch: Batch) -> dict[str, Tensor]:
+    return {name: torch.from_numpy(value) for name, value in vars(batch).items()}
+
+
+def data_fingerprint(rows: Sequence[Any]) -> str:
+    """Of exactly what the batches are made from: a checkpoint made from other data is not continued."""
+    return fingerprint_of([vars(row) for row in rows])
+
+
+# ---------------------------------------------------------------- model and tokenizer
+
+
+def open_tokenizer(settings: ChatTrainingSettings, context: StageContext) -> Tokenizer:
+    """The base model's own tokenizer, with the recipe's chat template where it names one. Checked against the model."""
+    folder = context.model_folder(settings.base_model)
+    config = load_config(folder)
+    tokenizer = Tokenizer.from_folder(folder)
+    if settings.chat_template is not None:
+        path = context.input_folder(settings.chat_template)
+        if not path.is_file():
+            raise UserError("there is no such chat template", where=str(path), fix="name a chat_template.jinja file")
+        tokenizer.chat_template = path.read_text(encoding="utf-8")
+    problems: list[Problem] = []
+    if not tokenizer.chat_template:
+        fix = f"put a chat_template.jinja there or name one as `chat_template`; ChatML is:\n     {CHATML}"
+        problems.append(Problem("the base model's tokenizer has no chat template", str(folder), fix))
+    if settings.sequence_len > config.max_position_embeddings:
+        what = (
+            f"sequence_len is {settings.sequence_len:,}, but the model has {config.max_position_embeddings:,} positions"
+        )
+        problems.append(Problem(what, str(folder), f"use sequence_len: {config.max_position_embeddings} or less"))
+    try:
+        require_same_vocabulary(folder, tokenizer)
+    except UserError as error:
+        problems += error.problems
+    if problems:
+        raise UserError(problems)
+    return tokenizer
+
+
+def save_tokenizer(settings: ChatTrainingSettings, context: StageContext, tokenizer: Tokenizer) -> None:
+    """Leave the tokenizer's files, and the template that was trained with, in the stage's `model/` folder."""
+    copy_tokenizer_files(context.model_folder(settings.base_model), context.folder / "model")
+    if tokenizer.chat_template:
+        write_atomic(context.folder / "model" / "chat_template.jinja", tokenizer.chat_template)
+
+
+# ---------------------------------------------------------------- what check can say
+
+
+def check_report(
+    settings: ChatTrainingSettings,
+    context: StageContext,
+    problems: list[Problem],
+    facts: dict[str, Any],
+    *,
+    tokens_per_epoch: float,
+    models_in_memory: float = 1.0,
+) -> CheckReport:
+    """Facts that every one of these stages has: steps, memory, disk and FLOPs, where the base model exists already."""
+    found = dict(facts)
+    epochs = settings.num_epochs or 1.0
+    if settings.time_limit is not None:
+        found["seconds"] = settings.time_limit
+    folder = context.model_folder(settings.base_model)
+    if (folder / "config.json").is_file():
+        config: ModelConfig = load_config(folder)
+        parameters = config.parameters()
+        row_tokens = settings.micro_batch_size * settings.sequence_len
+        activations = config.num_hidden_layers * (30 * config.hidden_size + 6 * config.intermediate_size)
+        found["memory_bytes"] = int(16 * models_in_memory * parameters + row_tokens * activations)
+        found["disk_bytes"] = (12 * (settings.save_total_limit + 1) + 4) * parameters
+        found["flops"] = int(tokens_per_epoch * epochs * config.flops_per_token(settings.sequence_len))
+    return CheckReport(found, problems)
