@@ -1,0 +1,273 @@
+"""What the verbs do: recipes are checked and run, runs are listed and reported, keys are explained."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from groundup import run_folder as folders
+from groundup.artifacts import write_atomic, write_json
+from groundup.console import Console
+from groundup.environment import free_disk_bytes, memory_bytes
+from groundup.errors import EXIT_DONE, EXIT_REFUSED, EXIT_USAGE, Problem, UserError
+from groundup.preflight import Preflight, preflight
+from groundup.recipe import KINDS, Kind
+from groundup.recipe_errors import first_sentence
+from groundup.recipe_file import did_you_mean, one_of
+from groundup.recipe_loading import Recipe, load_recipe, shipped_recipes
+from groundup.recipe_text import Explained, all_keys, json_schema
+from groundup.recipe_text import explain as explain_key
+from groundup.tables import byte_text, table
+from groundup.workflow import Outcome, ReportBuilder, duration, run_recipe
+
+CHAT_KINDS = ("ppo", "dpo", "sft")
+
+
+def print_json(value: Any) -> None:
+    print(json.dumps(value, indent=1, ensure_ascii=False, default=str))
+
+
+# ---------------------------------------------------------------- running
+
+
+def demo(overrides: Sequence[str], *, fresh: bool, home: Path | None, quiet: bool, debug: bool) -> int:
+    if wrong := [word for word in overrides if "=" not in word]:
+        raise UserError(f"demo takes settings only, not '{wrong[0]}'", fix="`groundup run demo STAGE` runs one stage")
+    return run("demo", overrides, fresh=fresh, home=home, quiet=quiet, debug=debug)
+
+
+def run(
+    recipe_name: str,
+    words: Sequence[str],
+    *,
+    fresh: bool = False,
+    home: Path | None = None,
+    quiet: bool = False,
+    debug: bool = False,
+    kinds: Mapping[str, Kind] = KINDS,
+    report: ReportBuilder | None = None,
+) -> int:
+    """`groundup run`: words with `=` are settings, the others stages. Returns the exit code."""
+    recipe = load_recipe(recipe_name, [word for word in words if "=" in word], kinds=kinds)
+    only = [word for word in words if "=" not in word]
+    console = Console(quiet=quiet)
+
+    def before(run_folder: Path) -> None:
+        checked = preflight(recipe, run_folder, folders.cache_folder(), only)
+        write_json(run_folder / "plan.json", checked.plan())
+        if checked.problems:
+            raise UserError(checked.problems)
+        for line in checked.warnings:
+            console.warn(line)
+        if checked.seconds >= 1:
+            console.info(f"estimated: {duration(checked.seconds)}, {byte_text(checked.disk_bytes)} of disk")
+
+    outcome = run_recipe(
+        recipe, home=home, only=only, fresh=fresh, console=console, report=report, before=before, debug=debug
+    )
+    if outcome.exit_code in (EXIT_DONE, EXIT_REFUSED):
+        _say_where(recipe, outcome)
+    elif outcome.report is not None:
+        print(f"report  {outcome.report}", file=sys.stderr)
+    return outcome.exit_code
+
+
+def _say_where(recipe: Recipe, outcome: Outcome) -> None:
+    """The last lines of a run, on stdout: verdict, report, and how to talk to the model."""
+    for stage in recipe.stages.values():
+        decision = outcome.folder / stage.name / "decision.json"
+        if stage.kind.name == "gate" and decision.is_file():
+            verdict = json.loads(decision.read_text()).get("verdict", "undecided")
+            said = {"released": "released", "refused": "not released"}.get(verdict, f"not released ({verdict})")
+            print(f"gate    {said}: {getattr(stage.settings, 'candidate', stage.name)}")
+    if outcome.report is not None:
+        print(f"report  {outcome.report}")
+    if any((outcome.folder / stage.name / "model" / "config.json").is_file() for stage in recipe.stages.values()):
+        print(f"chat    groundup chat {outcome.folder}")
+
+
+# ---------------------------------------------------------------- checking
+
+
+def check(
+    recipe_name: str,
+    overrides: Sequence[str],
+    *,
+    home: Path | None,
+    as_json: bool,
+    kinds: Mapping[str, Kind] = KINDS,
+) -> int:
+    """`groundup check`: recipe mistakes raise; else a table of what the run will take, and what stands in its way."""
+    recipe = load_recipe(recipe_name, overrides, kinds=kinds)
+    run_folder = (home or folders.runs_home()) / recipe.name
+    checked = preflight(recipe, run_folder, folders.cache_folder())
+    if as_json:
+        print_json(checked.as_json())
+    else:
+        _print_preflight(checked, run_folder)
+    return EXIT_USAGE if checked.problems else EXIT_DONE
+
+
+def _print_preflight(checked: Preflight, run_folder: Path) -> None:
+    rows = [
+        [
+            row.stage,
+            row.kind,
+            "done" if row.is_done else "",
+            f"{row.facts['trained_tokens']:,}" if row.facts.get("trained_tokens") is not None else "",
+            byte_text(row.disk_bytes),
+            byte_text(row.memory_bytes),
+            duration(row.seconds) if row.seconds is not None else "",
+        ]
+        for row in checked.stages
+    ]
+    total = ["to do", "", "", "", byte_text(checked.disk_bytes), byte_text(checked.memory_bytes)]
+    rows.append([*total, duration(checked.seconds)])
+    print(table(["stage", "kind", "", "trained tokens", "disk", "memory", "time"], rows, right=(3, 4, 5, 6)))
+    for row in checked.stages:
+        rest = {
+            key: value for key, value in row.facts.items() if key not in row.IN_TABLE and value not in (None, {}, [])
+        }
+        if rest:
+            print(
+                f"  {row.stage}: {', '.join(f'{key.replace("_", " ")} {_short(value)}' for key, value in rest.items())}"
+            )
+    print(f"\nfree: disk {byte_text(free_disk_bytes(run_folder))}, memory {byte_text(memory_bytes())} in all")
+    for line in checked.warnings:
+        print(f"warning: {line}", file=sys.stderr)
+    if checked.problems:
+        print("\n".join(map(str, checked.problems)), file=sys.stderr)
+    else:
+        print("nothing stands in the way: `groundup run` starts it")
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return f"{value:,}" if isinstance(value, int) else f"{value:,.4g}"
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{key}: {_short(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, list | tuple):
+        return ", ".join(map(_short, value))
+    return str(value)
+
+
+# ---------------------------------------------------------------- recipes and keys
+
+
+def list_recipes() -> None:
+    rows = []
+    for name, path in shipped_recipes().items():
+        lines = path.read_text(encoding="utf-8").splitlines()
+        comment = next((line.lstrip("# ") for line in lines if line.startswith("#") and line.strip("# ")), "")
+        rows.append([name, comment])
+    print(table(["recipe", "what it does"], rows))
+
+
+def init(name: str, output: Path | None, *, force: bool) -> None:
+    """Copy a shipped recipe, comments and all."""
+    shipped = shipped_recipes()
+    name = name.removesuffix(".yaml")
+    if name not in shipped:
+        raise UserError(f"there is no recipe '{name}'{did_you_mean(name, shipped)}", fix=one_of("recipes", shipped))
+    target = output or Path(f"{name}.yaml")
+    if target.is_dir():
+        target = target / f"{name}.yaml"
+    if target.exists() and not force:
+        raise UserError("the file exists already", where=str(target), fix="choose another with -o FILE, or add --force")
+    write_atomic(target, shipped[name].read_text(encoding="utf-8"))
+    print(f"wrote {target}\nnext: groundup check {target}")
+
+
+def explain(key: str, *, as_json: bool, kinds: Mapping[str, Kind] = KINDS) -> None:
+    found, meant = explain_key(key, kinds)
+    if not found:
+        hint = f". Did you mean '{meant}'?" if meant else ""
+        raise UserError(f"no stage has a key '{key}'{hint}", fix=one_of("kinds of stages", kinds))
+    if as_json:
+        print_json([asdict(row) for row in found])
+        return
+    if key in kinds:
+        print(f"{key}: {kinds[key].summary}\n")
+        print(
+            table(
+                ["key", "default", "what it is"], [[row.key, row.default or "(needed)", _first(row)] for row in found]
+            )
+        )
+        return
+    for same in _same_but_for_kind(found):
+        row = same[0]
+        default = f"default {row.default}" if row.default else "needed"
+        print(f"{row.key}  ({row.type}; {default})  in {', '.join(dict.fromkeys(one.kind for one in same))}")
+        if row.help:
+            print(f"  {row.help}")
+
+
+def _first(row: Explained) -> str:
+    return first_sentence(row.help) if row.help else row.type
+
+
+def _same_but_for_kind(rows: Sequence[Explained]) -> list[list[Explained]]:
+    groups: dict[tuple[str, str, str, str], list[Explained]] = {}
+    for row in rows:
+        groups.setdefault((row.key, row.type, row.default, row.help), []).append(row)
+    return list(groups.values())
+
+
+def schema() -> None:
+    print_json(json_schema())
+
+
+def complete_key(start: str) -> list[str]:
+    """For the shell's completion: keys that begin like this."""
+    return sorted({row.key for row in all_keys() if row.key.startswith(start)})
+
+
+# ---------------------------------------------------------------- runs
+
+
+def runs(*, home: Path | None, as_json: bool) -> None:
+    home = home or folders.runs_home()
+    found = folders.list_runs(home)
+    if as_json:
+        print_json([asdict(one) for one in found])
+    elif not found:
+        print(f"no runs in {home}/ yet: `groundup demo` makes one", file=sys.stderr)
+    else:
+        rows = [
+            [one.name, one.state, one.stage, f"{one.step:,}" if one.step else "", f"{one.done}/{one.of}"]
+            + [duration(one.seconds), one.verdict, one.started_at.replace("T", " ").removesuffix("Z")]
+            for one in found
+        ]
+        head = ["run", "state", "stage", "step", "stages", "time", "verdict", "started (UTC)"]
+        print(table(head, rows, right=(3, 4, 5)))
+
+
+def find_run(name: str, home: Path | None) -> Path:
+    """The folder of a run, by path or by name."""
+    home = home or folders.runs_home()
+    for folder in (Path(name), home / name):
+        if folder.is_dir() and ((folder / "state.json").is_file() or (folder / "recipe.yaml").is_file()):
+            return folder
+    known = [one.name for one in folders.list_runs(home)]
+    problem = Problem(
+        f"there is no such run{did_you_mean(Path(name).name, known)}",
+        name,
+        one_of("runs", known) if known else "`groundup demo` makes one",
+    )
+    raise UserError([problem])
+
+
+def report(name: str, *, home: Path | None, as_json: bool) -> None:
+    folder = find_run(name, home)
+    if as_json:
+        from groundup.report.data import report_data
+
+        print_json(report_data(folder))
+        return
+    from groundup.report.build import build_report
+
+    print(build_report(folder))
