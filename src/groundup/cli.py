@@ -17,8 +17,8 @@ from groundup import __version__
 from groundup.errors import EXIT_FAILED, EXIT_INTERRUPTED, Stopped, UserError
 
 EPILOG = (
-    "--runs FOLDER or GROUNDUP_HOME choose where runs lie (default ./runs). --debug shows tracebacks. "
-    "Exit codes: 0 done, 1 failed, 2 usage or recipe, 3 refused by the gate, 75 stopped and saved, 130 Ctrl-C and saved."
+    "--runs FOLDER or GROUNDUP_HOME choose where runs lie (default ./runs). --debug shows tracebacks. Exit codes: "
+    "0 done, 1 failed, 2 usage or recipe, 3 refused by the gate, 75 stopped and saved, 130 Ctrl-C and saved."
 )
 app = typer.Typer(
     rich_markup_mode="rich",
@@ -51,7 +51,7 @@ def root(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="show the version")
     ] = False,
 ) -> None:
-    """A language model's whole life in one recipe: data, tokenizer, pre-training, fine-tuning, alignment, exams, release.
+    """A language model's whole life in one recipe: data, pre-training, fine-tuning, alignment, exams, release.
 
     New here? [bold]groundup demo[/] builds and judges a small assistant from raw text on this machine.
     """
@@ -272,10 +272,8 @@ def _main(arguments: list[str]) -> int:
     except Exception as error:
         if DEBUG:
             raise
-        print(
-            f"groundup itself failed: {type(error).__name__}: {error}\n  -> run the command again with --debug to see where",
-            file=sys.stderr,
-        )
+        print(f"groundup itself failed: {type(error).__name__}: {error}", file=sys.stderr)
+        print("  -> run the command again with --debug to see where", file=sys.stderr)
         return EXIT_FAILED
 
 

@@ -106,7 +106,8 @@ def _title(node: Node) -> str:
     if node.artifact is None:
         return f"{key}{node.value}  {node.fingerprint[:12]}"
     if not node.is_current:
-        return f"{key}{node.value}  {node.fingerprint[:12]}  (has changed since: now {node.artifact.output_fingerprint[:12]})"
+        changed = f"(has changed since: now {node.artifact.output_fingerprint[:12]})"
+        return f"{key}{node.value}  {node.fingerprint[:12]}  {changed}"
     artifact = node.artifact
     when = artifact.finished_at.replace("T", " ").removesuffix("Z")
     return f"{key}{artifact.name} ({artifact.kind})  {node.fingerprint[:12]}  {duration(artifact.seconds)}, {when} UTC"

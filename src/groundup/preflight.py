@@ -1,7 +1,7 @@
 """What a run will take, and what stands in its way, before anything starts.
 
-Each stage kind may have a `check(settings, context) -> CheckReport`. It sees the same context as `run`, but what it would
-read may not have been built yet; it says what it can.
+Each stage kind may have a `check(settings, context) -> CheckReport`. It sees the same context as `run`, but what it
+would read may not have been built yet; it says what it can.
 """
 
 from __future__ import annotations

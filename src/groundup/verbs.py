@@ -24,8 +24,6 @@ from groundup.recipe_text import explain as explain_key
 from groundup.tables import byte_text, table
 from groundup.workflow import Outcome, ReportBuilder, duration, run_recipe
 
-CHAT_KINDS = ("ppo", "dpo", "sft")
-
 
 def print_json(value: Any) -> None:
     print(json.dumps(value, indent=1, ensure_ascii=False, default=str))
@@ -129,13 +127,13 @@ def _print_preflight(checked: Preflight, run_folder: Path) -> None:
     rows.append([*total, duration(checked.seconds)])
     print(table(["stage", "kind", "", "trained tokens", "disk", "memory", "time"], rows, right=(3, 4, 5, 6)))
     for row in checked.stages:
-        rest = {
-            key: value for key, value in row.facts.items() if key not in row.IN_TABLE and value not in (None, {}, [])
-        }
+        rest = [
+            f"{key.replace('_', ' ')} {_short(value)}"
+            for key, value in row.facts.items()
+            if key not in row.IN_TABLE and value not in (None, {}, [])
+        ]
         if rest:
-            print(
-                f"  {row.stage}: {', '.join(f'{key.replace("_", " ")} {_short(value)}' for key, value in rest.items())}"
-            )
+            print(f"  {row.stage}: {', '.join(rest)}")
     print(f"\nfree: disk {byte_text(free_disk_bytes(run_folder))}, memory {byte_text(memory_bytes())} in all")
     for line in checked.warnings:
         print(f"warning: {line}", file=sys.stderr)
@@ -192,11 +190,8 @@ def explain(key: str, *, as_json: bool, kinds: Mapping[str, Kind] = KINDS) -> No
         return
     if key in kinds:
         print(f"{key}: {kinds[key].summary}\n")
-        print(
-            table(
-                ["key", "default", "what it is"], [[row.key, row.default or "(needed)", _first(row)] for row in found]
-            )
-        )
+        rows = [[row.key, row.default or "(needed)", _first(row)] for row in found]
+        print(table(["key", "default", "what it is"], rows))
         return
     for same in _same_but_for_kind(found):
         row = same[0]
@@ -238,8 +233,16 @@ def runs(*, home: Path | None, as_json: bool) -> None:
         print(f"no runs in {home}/ yet: `groundup demo` makes one", file=sys.stderr)
     else:
         rows = [
-            [one.name, one.state, one.stage, f"{one.step:,}" if one.step else "", f"{one.done}/{one.of}"]
-            + [duration(one.seconds), one.verdict, one.started_at.replace("T", " ").removesuffix("Z")]
+            [
+                one.name,
+                one.state,
+                one.stage,
+                f"{one.step:,}" if one.step else "",
+                f"{one.done}/{one.of}",
+                duration(one.seconds),
+                one.verdict,
+                one.started_at.replace("T", " ").removesuffix("Z"),
+            ]
             for one in found
         ]
         head = ["run", "state", "stage", "step", "stages", "time", "verdict", "started (UTC)"]
