@@ -59,7 +59,9 @@ def source_shares(corpus: Path, sizes: Mapping[str, int]) -> dict[str, float]:
     content = read_json(path) if path.is_file() else {}
     rows: Mapping[str, Any] = content.get("sources", content) if isinstance(content, dict) else {}
     repeats = {name: _number(rows.get(name), "repeats", "epochs", "repetition") for name in sizes}
-    shares = {name: _number(rows.get(name), "realised", "share", "target", "weight") for name in sizes}
+    shares = {name: _number({"weight": rows.get(name)}, "weight") for name in sizes}
+    if all(value is None for value in shares.values()):
+        shares = {name: _number(rows.get(name), "realised", "share", "target", "weight") for name in sizes}
     if all(value is not None for value in repeats.values()):
         wanted = {name: sizes[name] * (repeats[name] or 0.0) for name in sizes}
     elif all(value is not None for value in shares.values()):
@@ -73,8 +75,6 @@ def source_shares(corpus: Path, sizes: Mapping[str, int]) -> dict[str, float]:
 
 
 def _number(row: Any, *names: str) -> float | None:
-    if isinstance(row, (int, float)):
-        return float(row)
     if isinstance(row, Mapping):
         return next((float(row[name]) for name in names if isinstance(row.get(name), (int, float))), None)
     return None
