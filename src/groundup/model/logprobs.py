@@ -1,8 +1,8 @@
 """Log-probabilities and cross entropy from hidden states, chunk by chunk: the logits of a batch never exist whole.
 
 A chunk's logits are made in the compute dtype and turned, in fp32, into one number per token (the target's
-log-probability) and into probabilities, from which the backward pass makes the gradient. Between the two passes the
-probabilities are either kept (small: in the compute dtype, at most `KEEP_BYTES` a call) or computed again. Apple's cut
+log-probability) and into onehot(target) - p, from which the backward pass makes the gradient. Between the two passes
+that is either kept (small: in the compute dtype, at most `KEEP_BYTES` a call) or computed again. Apple's cut
 cross-entropy (arXiv:2411.09009) and Liger kernel do the same on a GPU.
 """
 
@@ -54,7 +54,11 @@ def cross_entropy_sum(
 
 
 class _TargetLogprobs(torch.autograd.Function):
-    """hidden `N, C`, weight `V, C`, targets `N` -> log-probabilities `N` (fp32)."""
+    """hidden `N, C`, weight `V, C`, targets `N` -> log-probabilities `N` (fp32).
+
+    With r = onehot(target) - p, the slope of a target's log-probability in its logits is r / temperature, so
+    d hidden = slope * (r W) and d W = r^T (slope * hidden): the incoming gradient scales `N, C` matrices, never `N, V`.
+    """
 
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, temperature: float) -> Tensor:
@@ -65,9 +69,9 @@ class _TargetLogprobs(torch.autograd.Function):
         kept = []
         for start in range(0, tokens, rows):
             part = slice(start, start + rows)
-            result[part], probabilities = _softmax_at(hidden[part], weight, targets[part], temperature)
+            result[part], residual = _residual(hidden[part], weight, targets[part], temperature)
             if keep:
-                kept.append(probabilities)
+                kept.append(residual)
         ctx.save_for_backward(hidden, weight, targets, *kept)
         ctx.temperature, ctx.rows = temperature, rows
         return result
@@ -80,36 +84,35 @@ class _TargetLogprobs(torch.autograd.Function):
         grad_weight: Tensor | None = None
         for number, start in enumerate(range(0, len(hidden), ctx.rows)):
             part = slice(start, start + ctx.rows)
-            x, slope = hidden[part], (grad[part] / ctx.temperature)[:, None].to(hidden.dtype)
-            p = kept[number] if kept else _softmax_at(x, weight, targets[part], ctx.temperature)[1]
-            # d logp(target) / d logits = onehot(target) - p; a fresh tensor, since p may be needed again
-            at = targets[part, None]
-            grad_logits = p * -slope
-            grad_logits.scatter_(1, at, grad_logits.gather(1, at) + slope)
+            x, slope = hidden[part], (grad[part] / ctx.temperature)[:, None]
+            residual = kept[number] if kept else _residual(x, weight, targets[part], ctx.temperature)[1]
             if grad_hidden is not None:
-                torch.mm(grad_logits, weight, out=grad_hidden[part])
+                grad_hidden[part] = (residual @ weight) * slope
             if ctx.needs_input_grad[1]:
-                term = grad_logits.T @ x
+                term = residual.T @ (x * slope).to(x.dtype)
                 grad_weight = term if grad_weight is None else grad_weight.float().add_(term)
         return grad_hidden, None if grad_weight is None else grad_weight.to(weight.dtype), None, None
 
 
-def _softmax_at(hidden: Tensor, weight: Tensor, targets: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-    """One chunk: log-probabilities of the targets `N` (fp32), and all probabilities `N, V` in hidden's dtype.
+def _residual(hidden: Tensor, weight: Tensor, targets: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    """One chunk: log-probabilities of the targets `N` (fp32), and onehot(target) - p `N, V` in hidden's dtype.
 
     The product runs over the whole chunk; the softmax in fp32 over a few rows at a time, which stay in the cache.
     """
     logits = hidden @ weight.T
-    at_target = torch.empty(len(hidden), device=hidden.device)
+    logprobs = torch.empty(len(hidden), device=hidden.device)
     rows = max(1, SOFTMAX_BYTES // (4 * len(weight)))
     for start in range(0, len(hidden), rows):
         part = slice(start, start + rows)
         wide = logits[part].float()  # fp32: a view of logits, worked on in place; else a small copy
         if temperature != 1.0:
             wide.div_(temperature)
-        target = wide.gather(1, targets[part, None])
+        at = (torch.arange(len(wide), device=wide.device), targets[part])
+        target = wide[at]
         top = wide.amax(1, keepdim=True)
         sums = wide.sub_(top).exp_().sum(1, keepdim=True)
-        at_target[part] = (target - top - sums.log()).squeeze(1)
-        logits[part] = wide.div_(sums)
-    return at_target, logits
+        logprobs[part] = target - top.squeeze(1) - sums.log().squeeze(1)
+        wide.div_(-sums)
+        wide[at] += 1
+        logits[part] = wide
+    return logprobs, logits
