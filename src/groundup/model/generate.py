@@ -170,7 +170,12 @@ def choose(logits: Tensor, sampling: Sampling, generator: torch.Generator | None
     """One token id per row of logits `B, V`."""
     if sampling.temperature == 0:
         return logits.argmax(-1)
-    return torch.multinomial(probabilities(logits, sampling), 1, generator=generator).squeeze(1)
+    # by the inverse of the cumulative distribution: one random number a row, where torch.multinomial draws V
+    cumulative = probabilities(logits, sampling).cumsum(-1)
+    total = cumulative[:, -1:]
+    point = torch.rand(total.shape, generator=generator, device=total.device) * total
+    point = torch.minimum(point, torch.nextafter(total, torch.zeros_like(total)))  # rounding must not reach the total
+    return torch.searchsorted(cumulative, point, right=True).squeeze(1)
 
 
 def probabilities(logits: Tensor, sampling: Sampling) -> Tensor:
