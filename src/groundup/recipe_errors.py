@@ -254,8 +254,16 @@ def _owner(prefix: KeyPath) -> str:
 
 
 def _help(model: type[BaseModel], path: KeyPath) -> str:
-    field = model.model_fields.get(str(path[0])) if len(path) == 1 else None
-    return f"  ({first_sentence(field.description)})" if field is not None and field.description else ""
+    text = help_of(model, str(path[0])) if len(path) == 1 else ""
+    return f"  ({first_sentence(text)})" if text else ""
+
+
+def help_of(model: type[BaseModel], name: str) -> str:
+    """The docstring of a setting; where a kind only changes the default, that of the class it comes from."""
+    for one in model.__mro__:
+        if issubclass(one, BaseModel) and name in one.model_fields and (text := one.model_fields[name].description):
+            return " ".join(text.split())
+    return ""
 
 
 def first_sentence(text: str) -> str:

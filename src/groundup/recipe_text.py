@@ -15,7 +15,7 @@ from pydantic.json_schema import models_json_schema
 from pydantic_core import PydanticUndefined
 
 from groundup.recipe import KINDS, Kind
-from groundup.recipe_errors import OTHER_SPELLINGS
+from groundup.recipe_errors import OTHER_SPELLINGS, help_of
 from groundup.recipe_file import KeyPath, nearest
 from groundup.recipe_loading import Recipe, Stage
 from groundup.recipe_references import settings_data
@@ -121,16 +121,18 @@ class Explained:
 
 
 def all_keys(kinds: Mapping[str, Kind] = KINDS) -> list[Explained]:
-    return [row for name, kind in kinds.items() for row in _keys_of(name, kind.settings_class(), "")]
+    return [row for name, kind in kinds.items() for row in _keys_of(name, kind.settings_class(), "", set())]
 
 
-def _keys_of(kind: str, model: type[BaseModel], prefix: str) -> Iterator[Explained]:
+def _keys_of(kind: str, model: type[BaseModel], prefix: str, told: set[type]) -> Iterator[Explained]:
+    told.add(model)
     for name, field in model.model_fields.items():
         default = "" if field.is_required() else _flow(_plain_default(field))
-        text = " ".join((field.description or "").split())
+        text = help_of(model, name)
         yield Explained(kind, prefix + name, _type_words(field.annotation), default, text)
         for inner, step in _nested(field.annotation, ""):
-            yield from _keys_of(kind, inner, f"{prefix}{name}{step}.")
+            if inner not in told:  # a group that two keys share is told with the first of them
+                yield from _keys_of(kind, inner, f"{prefix}{name}{step}.", told)
 
 
 def _plain_default(field: FieldInfo) -> Any:
