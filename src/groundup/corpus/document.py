@@ -1,0 +1,50 @@
+"""One text with its provenance, as it flows through the corpus steps; and what is said about one that was dropped."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+Media = Literal["html", "wikitext", "prose", "docs", "dialogue", "code"]
+EXCERPT_CHARS = 300
+
+# A run of Han, kana or Hangul is split into characters: those scripts put no spaces between words.
+_CJK = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af"
+_WORD = re.compile(f"[{_CJK}]|[^\\W{_CJK}]+")
+
+
+@dataclass(frozen=True)
+class Document:
+    """`text` holds HTML or wikitext until the extraction step, plain text afterwards (`media` says which)."""
+
+    id: str  # stable over runs and machines: the origin's own name, never a counter over what was kept
+    url: str
+    licence: str
+    text: str
+    media: Media
+    language: str = ""  # ISO 639-1 where known
+
+    @property
+    def bytes(self) -> int:
+        return len(self.text.encode("utf-8", "surrogatepass"))
+
+
+@dataclass(frozen=True)
+class Drop:
+    """One document that did not go on: at which step, why, and how it begins. `bytes` is its size at that step."""
+
+    id: str
+    step: str
+    reason: str
+    excerpt: str = ""
+    bytes: int = 0
+
+
+def drop(document: Document, step: str, reason: str, excerpt: str = "") -> Drop:
+    return Drop(document.id, step, reason, (excerpt or document.text)[:EXCERPT_CHARS], document.bytes)
+
+
+def words_of(text: str) -> list[str]:
+    """Lower-case words; every CJK character counts as one."""
+    return _WORD.findall(text.lower())

@@ -1,0 +1,143 @@
+"""What went in, what came out, and why the rest did not: counted per source, step and reason.
+
+For every step, documents in = documents out + the sum of its dropped ones; the out of one step is the in of the next.
+Bytes add up the same way, except that extraction, scrubbing and paragraph cutting change them (`changed_bytes`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+STEPS = (
+    "read",
+    "extract",
+    "language",
+    "quality",
+    "exact duplicates",
+    "near duplicates",
+    "decontaminate",
+    "personal data",
+    "limit",
+)
+
+
+@dataclass
+class Count:
+    documents: int = 0
+    bytes: int = 0
+
+    def add(self, bytes: int) -> None:
+        self.documents += 1
+        self.bytes += bytes
+
+    def as_dict(self) -> dict[str, int]:
+        return {"documents": self.documents, "bytes": self.bytes}
+
+
+@dataclass
+class StepCount:
+    """One step of one source."""
+
+    into: Count = field(default_factory=Count)
+    out: Count = field(default_factory=Count)
+    dropped: dict[str, Count] = field(default_factory=dict)
+    notes: dict[str, int] = field(default_factory=dict)  # e.g. placeholders put in, by type
+
+    def drop(self, reason: str, bytes: int) -> None:
+        self.into.add(bytes)
+        self.dropped.setdefault(reason, Count()).add(bytes)
+
+    def keep(self, bytes_in: int, bytes_out: int | None = None) -> None:
+        self.into.add(bytes_in)
+        self.out.add(bytes_in if bytes_out is None else bytes_out)
+
+    def as_dict(self, step: str) -> dict[str, Any]:
+        dropped_bytes = sum(count.bytes for count in self.dropped.values())
+        return {
+            "step": step,
+            "in": self.into.as_dict(),
+            "out": self.out.as_dict(),
+            "dropped": {reason: self.dropped[reason].as_dict() for reason in sorted(self.dropped)},
+            "changed_bytes": self.out.bytes - (self.into.bytes - dropped_bytes),
+            "notes": dict(sorted(self.notes.items())),
+        }
+
+
+SourceFunnel = dict[str, StepCount]  # step -> its count
+
+
+def new_source_funnel() -> SourceFunnel:
+    return {step: StepCount() for step in STEPS}
+
+
+def source_funnel_to_json(funnel: SourceFunnel) -> list[dict[str, Any]]:
+    return [funnel[step].as_dict(step) for step in STEPS]
+
+
+def source_funnel_from_json(rows: Sequence[dict[str, Any]]) -> SourceFunnel:
+    funnel = new_source_funnel()
+    for row in rows:
+        count = funnel[row["step"]]
+        count.into, count.out = Count(**row["in"]), Count(**row["out"])
+        count.dropped = {reason: Count(**value) for reason, value in row["dropped"].items()}
+        count.notes = dict(row["notes"])
+    return funnel
+
+
+def funnel_report(
+    funnels: dict[str, SourceFunnel], kept: dict[str, Count], held_out: dict[str, Count]
+) -> dict[str, Any]:
+    """The whole funnel as funnel.json keeps it: per source, and all sources together per step."""
+    total = new_source_funnel()
+    for funnel in funnels.values():
+        for step, count in funnel.items():
+            _add(total[step], count)
+    return {
+        "steps": list(STEPS),
+        "sources": {
+            name: {
+                "in": funnel[STEPS[0]].into.as_dict(),
+                "steps": source_funnel_to_json(funnel),
+                "kept": kept[name].as_dict(),
+                "held_out": held_out[name].as_dict(),
+            }
+            for name, funnel in funnels.items()
+        },
+        "total": {
+            "in": total[STEPS[0]].into.as_dict(),
+            "steps": source_funnel_to_json(total),
+            "kept": _sum(kept).as_dict(),
+            "held_out": _sum(held_out).as_dict(),
+        },
+    }
+
+
+def _add(total: StepCount, one: StepCount) -> None:
+    for mine, other in ((total.into, one.into), (total.out, one.out)):
+        mine.documents += other.documents
+        mine.bytes += other.bytes
+    for reason, count in one.dropped.items():
+        mine = total.dropped.setdefault(reason, Count())
+        mine.documents += count.documents
+        mine.bytes += count.bytes
+    for name, number in one.notes.items():
+        total.notes[name] = total.notes.get(name, 0) + number
+
+
+def _sum(counts: dict[str, Count]) -> Count:
+    return Count(sum(one.documents for one in counts.values()), sum(one.bytes for one in counts.values()))
+
+
+def check_adds_up(report: dict[str, Any]) -> None:
+    """Raise AssertionError where a document got lost between steps: a mistake of ours, never of the person."""
+    for name, source in [*report["sources"].items(), ("total", report["total"])]:
+        before = source["in"]["documents"]
+        for step in source["steps"]:
+            dropped = sum(count["documents"] for count in step["dropped"].values())
+            assert step["in"]["documents"] == before, f"{name}, {step['step']}: {before} came, {step['in']} counted"
+            assert step["in"]["documents"] == step["out"]["documents"] + dropped, f"{name}, {step['step']}: {step}"
+            before = step["out"]["documents"]
+        after = source["kept"]["documents"] + source["held_out"]["documents"]
+        assert before == after, f"{name}: {before} documents passed all steps, {after} were written"

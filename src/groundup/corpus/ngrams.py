@@ -1,0 +1,61 @@
+"""Hashed words and n-grams as numpy arrays: what repetition rules, near-duplicates and decontamination all work on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import xxhash
+from numpy.typing import NDArray
+
+Hashes = NDArray[np.uint64]
+_MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)  # odd: multiplication mod 2^64 is a bijection
+_MAX_CACHED_WORDS = 2_000_000
+_word_hashes: dict[str, int] = {}
+
+
+def hash_words(words: Sequence[str]) -> Hashes:
+    """(n,) one 64-bit hash per word; the same on every machine. Words are cached, as text repeats them."""
+    if len(_word_hashes) > _MAX_CACHED_WORDS:
+        _word_hashes.clear()
+    get, digest = _word_hashes.get, xxhash.xxh3_64_intdigest
+    hashes = np.empty(len(words), np.uint64)
+    for place, word in enumerate(words):
+        value = get(word)
+        if value is None:
+            value = _word_hashes[word] = digest(word.encode("utf-8", "surrogatepass"))
+        hashes[place] = value
+    return hashes
+
+
+def ngram_hashes(hashes: Hashes, n: int) -> Hashes:
+    """(len - n + 1,) one hash per run of `n` words; empty where there are fewer than `n`."""
+    count = len(hashes) - n + 1
+    if count <= 0:
+        return np.empty(0, np.uint64)
+    total = np.zeros(count, np.uint64)
+    with np.errstate(over="ignore"):
+        for offset in range(n):
+            total = (total + hashes[offset : offset + count]) * _MULTIPLIER
+            total ^= total >> np.uint64(29)
+    return total
+
+
+def repeated(keys: Hashes) -> NDArray[np.bool_]:
+    """(len,) True where the same key stands earlier in the array."""
+    if not len(keys):
+        return np.zeros(0, bool)
+    _, first = np.unique(keys, return_index=True)
+    mask: Any = np.ones(len(keys), bool)
+    mask[first] = False
+    return mask  # type: ignore[no-any-return]
+
+
+def covered(starts: NDArray[np.bool_], n: int) -> NDArray[np.bool_]:
+    """(len + n - 1,) True for every word that lies in an n-gram marked by its start."""
+    edges = np.zeros(len(starts) + n, np.int64)
+    places = np.flatnonzero(starts)
+    np.add.at(edges, places, 1)
+    np.add.at(edges, places + n, -1)
+    return np.cumsum(edges)[:-1] > 0  # type: ignore[no-any-return]

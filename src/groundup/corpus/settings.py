@@ -1,0 +1,236 @@
+"""What a corpus stage may be told. Light: read by every `groundup check` and `groundup --help`."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Literal
+
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+
+from groundup.recipe import FileRef, Presentation, Settings, StageSettings
+
+Share = Annotated[float, Field(ge=0, le=1)]
+PiiType = Literal["email", "phone", "ip", "iban", "card", "ssn"]
+PII_TYPES: tuple[PiiType, ...] = ("email", "phone", "ip", "iban", "card", "ssn")
+
+# ---------------------------------------------------------------- sources
+
+
+class SourceSettings(Settings):
+    """What every source may be told."""
+
+    max_bytes: PositiveInt | None = None
+    """Take at most this many bytes; which documents is decided by a hash of their ids, not by their order."""
+    licence: str | None = None
+    """The licence to write beside each document where the source itself does not say."""
+
+
+class PathSource(SourceSettings):
+    path: FileRef
+    """A file, a folder, a glob, or `package:NAME/GLOB` for a pinned registry package."""
+
+
+class WarcSource(PathSource):
+    """Web archives (.warc, .warc.gz): every HTML page that was answered with 200."""
+
+    type: Literal["warc"]
+
+
+class WikipediaSource(PathSource):
+    """A MediaWiki XML dump (plain, .bz2 or .gz) in any language: its articles as prose."""
+
+    type: Literal["wikipedia"]
+
+
+class BooksSource(PathSource):
+    """Plain-text books; Project Gutenberg's header and licence are cut off, long books are split at their headings."""
+
+    type: Literal["books"]
+    part_chars: PositiveInt = 16_000
+    """Aim at parts of this many characters, cut at headings (acts, scenes, chapters) or between paragraphs."""
+
+
+class PythonDocsSource(SourceSettings):
+    """Documentation that is on the machine already: Python's help topics and installed packages' descriptions."""
+
+    type: Literal["python_docs"]
+    licenses: tuple[str, ...] = ()
+    """Take only distributions under these licence families (PSF, MIT, BSD, Apache, ...). Empty: all."""
+
+
+class PythonCodeSource(SourceSettings):
+    """Python code that is on the machine already, filtered by licence: the standard library, installed packages."""
+
+    type: Literal["python_code"]
+    licenses: tuple[str, ...] = ("PSF", "MIT", "BSD", "Apache")
+    """The licence families that may be used; what has another, or none that can be told, is dropped and counted."""
+    distributions: tuple[str, ...] | None = None
+    """Only these installed distributions; `python` is the standard library. Without it: all of them."""
+
+
+class DialogueSource(PathSource):
+    """Conversations in ChatterBot's YAML format, one document each."""
+
+    type: Literal["dialogue"]
+    folders: tuple[str, ...] = ("english",)
+    """Which languages' folders to read (`english`, `german`, ...)."""
+
+
+class TextSource(PathSource):
+    """Your own text: .txt, .md, .html files, one document each."""
+
+    type: Literal["text"]
+
+
+class JsonlSource(PathSource):
+    """Your own rows: .jsonl (also .gz) with the text in one field."""
+
+    type: Literal["jsonl"]
+    text_field: str = "text"
+    """The field that holds the text."""
+    url_field: str = "url"
+    """The field that holds the address or any other origin; may be absent."""
+    licence_field: str = "licence"
+    """The field that holds a row's licence; may be absent."""
+    code: bool = False
+    """The rows are source code: the rules for code apply, not those for prose."""
+
+
+Source = Annotated[
+    WarcSource
+    | WikipediaSource
+    | BooksSource
+    | PythonDocsSource
+    | PythonCodeSource
+    | DialogueSource
+    | TextSource
+    | JsonlSource,
+    Field(discriminator="type"),
+]
+
+# ---------------------------------------------------------------- steps
+
+
+class QualityRules(Settings):
+    """Thresholds for prose (Gopher, C4, FineWeb) and code. `null` switches a rule off."""
+
+    min_words: NonNegativeInt | None = 50
+    """Fewest words of a page or article (Gopher). Dialogue and documentation have their own, lower bound."""
+    max_words: PositiveInt | None = 100_000
+    """Most words of a document (Gopher)."""
+    min_mean_word_chars: NonNegativeFloat | None = 3.0
+    """Shortest mean word length (Gopher)."""
+    max_mean_word_chars: NonNegativeFloat | None = 10.0
+    """Longest mean word length (Gopher)."""
+    max_symbols_per_word: NonNegativeFloat | None = 0.1
+    """Most `#` and ellipses per word (Gopher)."""
+    max_bullet_lines: Share | None = 0.9
+    """Largest share of lines that start with a bullet (Gopher)."""
+    max_ellipsis_lines: Share | None = 0.3
+    """Largest share of lines that end with an ellipsis (Gopher)."""
+    min_alphabetic_words: Share | None = 0.7
+    """Smallest share of words with a letter in them (Gopher asks 0.8; tables of real pages need 0.7)."""
+    min_stop_words: NonNegativeInt | None = 2
+    """Fewest different English stop words; looked at in English documents only (Gopher)."""
+    max_duplicate_lines: Share | None = 0.3
+    """Largest share of characters in repeated lines (Gopher asks 0.2 of characters, 0.3 of lines)."""
+    max_top_ngram: Share | None = 0.2
+    """Largest share of characters in the most frequent 2-gram; 0.9 and 0.8 of it for 3- and 4-grams (Gopher)."""
+    max_duplicate_ngrams: Share | None = 0.25
+    """Largest share of words that lie in a repeated 10-gram (Gopher asks 0.1; plays and tables need more)."""
+    min_punctuated_lines: Share | None = 0.12
+    """Smallest share of lines that end in punctuation; web pages only (FineWeb)."""
+    max_short_lines: Share | None = 0.67
+    """Largest share of lines under 30 characters; web pages only (FineWeb)."""
+    boilerplate: bool = True
+    """Drop pages that say `lorem ipsum`, and lines that ask for JavaScript or cookies (C4); web pages only."""
+    max_code_line_chars: PositiveInt | None = 1_000
+    """Longest line of a source file; longer ones are minified or data (The Stack)."""
+    max_code_mean_line_chars: PositiveInt | None = 100
+    """Longest mean line of a source file (The Stack)."""
+    min_code_alphanumeric: Share | None = 0.25
+    """Smallest share of letters and digits in a source file (The Stack)."""
+    max_code_digits: Share | None = 0.3
+    """Largest share of digits in a source file: above it, the file is a table of numbers."""
+
+
+class ExamFiles(Settings):
+    """Exam items from files: every text field of .jsonl, .json, .csv; every paragraph of .txt."""
+
+    path: FileRef
+    """A file, a folder, a glob or `package:NAME/GLOB`."""
+    fields: tuple[str, ...] = ()
+    """Which fields to look at. Empty: every field that holds text."""
+
+
+class ExamTasks(Settings):
+    """Exam items that groundup makes itself: questions of these task families."""
+
+    tasks: tuple[str, ...]
+    """Names of task families (addition, sort_digits, ...)."""
+    split: Literal["train", "held_out"] = "held_out"
+    """Which split of the questions."""
+    rows: PositiveInt = 400
+    """How many questions."""
+    seed: int | None = None
+    """Seed of the questions. Without it, the stage's."""
+
+
+class HeldOut(Settings):
+    """Documents kept apart, per source, to measure bits per byte on."""
+
+    share: Share = 0.03
+    """Share of each source's bytes."""
+    max_bytes: PositiveInt = 1_000_000
+    """At most this many bytes of each source."""
+
+
+class CorpusSettings(StageSettings):
+    """Raw sources -> clean, deduplicated, mixed documents, with a reason and a count for every dropped document."""
+
+    stage: Literal["corpus"] = "corpus"
+    sources: dict[str, Source]
+    """Where text comes from, by name. Earlier sources win where two hold the same text."""
+    languages: tuple[str, ...] = ()
+    """Keep these languages (ISO 639-1 codes, as `en`). Empty: all. Code is not looked at."""
+    min_language_score: Share = 0.5
+    """How sure the detector must be."""
+    extract: Literal["fast", "cascade", "best"] = "cascade"
+    """How main text is taken out of HTML: `fast` (Resiliparse), `best` (Trafilatura), or `cascade` (fast decides on the
+    language, best extracts what is kept)."""
+    quality: QualityRules | None = QualityRules()
+    """Thresholds of the quality rules. `null`: no rules."""
+    exact_duplicates: bool = True
+    """Drop documents whose normalised text was seen before."""
+    duplicate_paragraphs: bool = False
+    """Cut paragraphs of at least 100 characters that were seen before, in any document."""
+    near_duplicate_threshold: Annotated[float, Field(gt=0, le=1)] | None = 0.8
+    """Drop documents whose word 5-grams overlap this much (Jaccard) with a kept one. `null`: keep them."""
+    decontaminate: tuple[ExamFiles | ExamTasks, ...] = ()
+    """Exams whose items must not stand in the corpus."""
+    decontamination_ngram: Annotated[int, Field(ge=5, le=50)] = 13
+    """A document that shares this many words in a row with an exam item (or a shorter item whole) is contaminated."""
+    pii: tuple[PiiType, ...] = PII_TYPES
+    """Personal data to replace by placeholders such as <EMAIL>."""
+    mixture: dict[str, PositiveFloat] = Field(default_factory=dict)
+    """Weights of the sources in training. Empty: as many bytes as each has."""
+    max_repetition: PositiveFloat = 4.0
+    """How often a small source may be repeated at most to reach its weight."""
+    held_out: HeldOut | None = HeldOut()
+    """Documents kept apart to measure on. `null`: none."""
+    workers: Annotated[PositiveInt | None, Presentation()] = None
+    """Processes that clean documents. Without it: one per core. The result does not depend on it."""
+
+    @model_validator(mode="after")
+    def _names_fit(self) -> CorpusSettings:
+        if not self.sources:
+            raise ValueError("name at least one source")
+        for name in self.sources:
+            if not re.fullmatch(r"[A-Za-z0-9_]+(?:[-.][A-Za-z0-9_]+)*", name):
+                raise ValueError(f"source name {name!r}: use letters, digits, '_', '-' and '.', as it names files")
+        for name in self.mixture:
+            if name not in self.sources:
+                raise ValueError(f"mixture names {name!r}, which is not a source; there are: {', '.join(self.sources)}")
+        if self.mixture and (absent := [name for name in self.sources if name not in self.mixture]):
+            raise ValueError(f"mixture gives no weight to: {', '.join(absent)}; give one, or leave out the source")
+        return self

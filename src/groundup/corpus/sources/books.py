@@ -1,0 +1,104 @@
+"""Plain-text books: Project Gutenberg's frame is cut off, and long books become parts at their headings."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from itertools import pairwise
+from pathlib import PurePosixPath
+
+from groundup.corpus.document import Document, Drop
+from groundup.corpus.settings import BooksSource
+from groundup.corpus.sources.files import Input
+
+# "*** START OF THIS PROJECT GUTENBERG EBOOK ...", "*END*THE SMALL PRINT! ..." (before 2004) and their ends.
+_START = re.compile(
+    r"^(?:\*{3}\s*START OF (?:THE|THIS) PROJECT GUTENBERG.*?\*{3}|\*END\*?\s*THE SMALL PRINT.*?)$", re.M | re.S
+)
+_END = re.compile(r"^\s*(?:\*{3}\s*END OF (?:THE|THIS) PROJECT|End of (?:the |this )?Project Gutenberg)", re.M | re.I)
+_CREDIT = re.compile(r"\A\s*(?:Produced by|E-text prepared by|Transcribed from|This etext was).*?\n\s*\n", re.I | re.S)
+_HEADING = re.compile(
+    r"^[ \t]*(?:(?:THE\s+)?(?:ACT|SCENE|CHAPTER|BOOK|PART|LETTER|CANTO|SECTION|Actus|Scena|Scoena|Chapter|Scene|Act)\b"
+    r"[ \t]*[\w.,: ]{0,60}|[IVXLC]{1,8}\.?)[ \t]*$",
+    re.M,
+)
+
+
+def read(source: BooksSource, inputs: Iterable[Input], notes: Counter[str]) -> Iterator[Document | Drop]:
+    """Parts of each book, in order. Files that are not books of a known package's layout are counted as notes."""
+    files = [file for file in inputs if PurePosixPath(file.name).suffix == ".txt"]
+    names = {PurePosixPath(file.name).name for file in files}
+    for file in files:
+        name = PurePosixPath(file.name)
+        if file.content is not None and "texts" not in name.parts:
+            notes["files of the package that are not texts"] += 1
+            continue
+        if name.name == "metadata.txt":
+            notes["files of the package that are not texts"] += 1
+            continue
+        try:
+            text = file.read_text()
+        except OSError as error:
+            yield Drop(file.name, "read", "unreadable file", f"{file.name}: {error}")
+            continue
+        notes["files"] += 1
+        if other := _other_spelling(name, names):
+            yield Drop(
+                file.name, "read", "old-spelling edition of a text that is here in modern spelling", other, len(text)
+            )
+            continue
+        body = strip_gutenberg(text)
+        if not body:
+            yield Drop(file.name, "read", "empty file", file.name)
+            continue
+        parts = split_book(body, source.part_chars)
+        licence = source.licence or file.licence or "unknown"
+        for place, part in enumerate(parts, 1):
+            yield Document(f"{file.name}#{place}", file.name, licence, part, "prose")
+
+
+def _other_spelling(name: PurePosixPath, names: set[str]) -> str:
+    """The First Folio's spelling (`_gut_f`) goes where the collection has modern texts too."""
+    return name.name if name.stem.endswith("_gut_f") and any(other.endswith("_gut.txt") for other in names) else ""
+
+
+def strip_gutenberg(text: str) -> str:
+    """The book without Project Gutenberg's header, licence and credits; unchanged where it has none."""
+    starts = list(_START.finditer(text[: len(text) // 2 + 20_000]))
+    if starts:
+        text = text[starts[-1].end() :]
+    if end := _END.search(text, len(text) // 2):
+        text = text[: end.start()]
+    return _CREDIT.sub("", text).strip()
+
+
+def split_book(text: str, part_chars: int) -> list[str]:
+    """Parts of about `part_chars` characters. Nothing is lost but white space between parts.
+
+    Cut at headings first, so that two editions of a book are cut alike; what is still too long between paragraphs.
+    """
+    cuts = sorted({0, len(text), *(match.start() for match in _HEADING.finditer(text))})
+    sections = [text[start:end] for start, end in pairwise(cuts)]
+    parts: list[str] = []
+    for section in sections:
+        for piece in _pieces(section, part_chars):
+            # A heading alone, or a short scene, belongs to what follows it.
+            if parts and len(parts[-1]) < part_chars // 8:
+                parts[-1] += piece
+            else:
+                parts.append(piece)
+    return [part.strip() for part in parts if part.strip()]
+
+
+def _pieces(section: str, part_chars: int) -> Iterator[str]:
+    if len(section) <= part_chars * 3 // 2:
+        yield section
+        return
+    piece = ""
+    for paragraph in re.split(r"(?<=\n\n)", section):
+        if piece and len(piece) + len(paragraph) > part_chars:
+            yield piece
+            piece = ""
+        piece += paragraph
+    yield piece

@@ -1,0 +1,52 @@
+"""Conversations in ChatterBot's YAML format: `conversations`, each a list of turns that two people say by turns."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from pathlib import PurePosixPath
+from typing import Any
+
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from groundup.corpus.document import Document, Drop
+from groundup.corpus.settings import DialogueSource
+from groundup.corpus.sources.files import Input
+
+SPEAKERS = ("User", "Assistant")
+_CODES = {"english": "en", "german": "de", "french": "fr", "spanish": "es", "italian": "it", "portuguese": "pt"}
+
+
+def read(source: DialogueSource, inputs: Iterable[Input], notes: Counter[str]) -> Iterator[Document | Drop]:
+    """One document per conversation: a line per turn, with the speaker in front."""
+    for file in inputs:
+        name = PurePosixPath(file.name)
+        if name.suffix not in (".yml", ".yaml") or (
+            file.content is not None and name.parent.name not in source.folders
+        ):
+            notes["files in other languages, or of the package itself"] += 1
+            continue
+        notes["files"] += 1
+        try:
+            conversations = conversations_of(file.read_text())
+        except (OSError, YAMLError, ValueError) as error:
+            yield Drop(file.name, "read", "unreadable file", f"{file.name}: {str(error).splitlines()[0]}")
+            continue
+        for place, turns in enumerate(conversations, 1):
+            id = f"{file.name}#{place}"
+            if len(turns) < 2:
+                yield Drop(id, "read", "conversation with fewer than two turns", " ".join(turns))
+                continue
+            lines = [f"{SPEAKERS[turn % 2]}: {text.strip()}" for turn, text in enumerate(turns)]
+            licence = source.licence or file.licence or "unknown"
+            yield Document(id, file.name, licence, "\n".join(lines), "dialogue", _CODES.get(name.parent.name, ""))
+
+
+def conversations_of(text: str) -> list[list[str]]:
+    """The conversations of one file. ValueError where it has another shape, YAMLError where it is no YAML."""
+    content: Any = YAML(typ="safe").load(text)
+    conversations = content.get("conversations") if isinstance(content, dict) else None
+    if not isinstance(conversations, list):
+        raise ValueError("no list under `conversations`")
+    return [[str(turn) for turn in turns if turn is not None] for turns in conversations if isinstance(turns, list)]
