@@ -58,16 +58,20 @@ class Health:
     facts: dict[str, Any] = field(default_factory=dict)
 
     def as_json(self) -> dict[str, Any]:
-        return asdict(self)
+        record = asdict(self)
+        for finding in record["findings"]:
+            finding["what"] = f"{finding['kind'].replace('_', ' ')}: {finding['why']}"
+            finding["value"] = finding["value"] if math.isfinite(finding["value"]) else None  # JSON has no NaN
+        return record
 
 
 def judge_run(rows: Sequence[Mapping[str, Any]]) -> Health:
     """Verdict on the rows of a `metrics.jsonl` ({step, loss, perhaps eval_loss, reward, kl})."""
     steps, losses = column(rows, "loss", "train_loss")
     validation = column(rows, "eval_loss", "validation_loss", "val_loss", "held_out_loss")
-    reward_steps, rewards = column(rows, "reward", "score", "objective/scores", "reward_mean")
+    reward_steps, rewards = column(rows, "objective/scores", "scores", "score", "reward", "reward_mean")
     if len(rewards):  # a policy's loss is not something that ought to fall
-        return judge_rewards(reward_steps, rewards, *column(rows, "kl", "objective/kl", "kl_mean"), losses=losses)
+        return judge_rewards(reward_steps, rewards, *column(rows, "objective/kl", "kl", "kl_mean"), losses=losses)
     return judge_curve(steps, losses, *validation)
 
 
