@@ -6,13 +6,13 @@ would read may not have been built yet; it says what it can.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 from groundup import run_folder as folders
-from groundup.artifacts import StageContext
+from groundup.artifacts import StageContext, read_json
 from groundup.console import Console
 from groundup.environment import free_disk_bytes, memory_bytes
 from groundup.errors import Problem, UserError
@@ -23,21 +23,24 @@ from groundup.stopping import StopRequest
 from groundup.tables import byte_text
 from groundup.workflow import input_folders
 
+Planner = Callable[[Recipe, Mapping[str, Mapping[str, Any]], Path], dict[str, Any]]
+
 
 @dataclass(frozen=True)
 class StageCheck:
-    """What is known about one stage before it runs. None: not known."""
+    """What is known about one stage before it runs: `facts` from its own check, `plan` from the estimate."""
 
     stage: str
     kind: str
     is_done: bool
     facts: dict[str, Any]
-    seconds: float | None
-    memory_bytes: float | None
-    disk_bytes: float | None
+    plan: dict[str, Any]
     problems: list[Problem]
 
-    IN_TABLE: ClassVar[tuple[str, ...]] = ("trained_tokens", "disk_bytes", "memory_bytes", "seconds")
+    def planned(self, what: str) -> float | None:
+        """`seconds`, `seconds_low`, `seconds_high`, `memory_bytes` or `disk_bytes`; None where it is not known."""
+        value = self.plan.get(what, self.facts.get(what))
+        return float(value) if isinstance(value, int | float) else None
 
 
 @dataclass(frozen=True)
@@ -45,73 +48,84 @@ class Preflight:
     """The checks of all stages, and of the machine against their sum. Stages that are done take nothing more."""
 
     stages: list[StageCheck]
+    plan: dict[str, Any]
     problems: list[Problem] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 
-    @property
-    def seconds(self) -> float:
-        return sum(row.seconds or 0.0 for row in self._to_do())
-
-    @property
-    def disk_bytes(self) -> float:
-        return sum(row.disk_bytes or 0.0 for row in self._to_do())
-
-    @property
-    def memory_bytes(self) -> float:
-        return max((row.memory_bytes or 0.0 for row in self._to_do()), default=0.0)
-
-    def _to_do(self) -> list[StageCheck]:
-        return [row for row in self.stages if not row.is_done]
-
-    def plan(self) -> dict[str, Any]:
-        """As kept in `plan.json`, to be compared with what really happened."""
-        return {
-            "stages": {
-                row.stage: {
-                    **row.facts,
-                    "seconds": row.seconds,
-                    "memory_bytes": row.memory_bytes,
-                    "disk_bytes": row.disk_bytes,
-                }
-                for row in self.stages
-            },
-            "seconds": sum(row.seconds or 0.0 for row in self.stages),
-            "disk_bytes": sum(row.disk_bytes or 0.0 for row in self.stages),
-            "memory_bytes": max((row.memory_bytes or 0.0 for row in self.stages), default=0.0),
-        }
+    def total(self, what: str) -> float:
+        """The sum over the stages that are still to do; of memory the largest."""
+        values = [row.planned(what) or 0.0 for row in self.stages if not row.is_done]
+        return max(values, default=0.0) if what == "memory_bytes" else sum(values)
 
     def as_json(self) -> dict[str, Any]:
+        to_do = ("seconds", "seconds_low", "seconds_high", "disk_bytes", "memory_bytes")
         return {
             "ok": not self.problems,
             "problems": [asdict(problem) for problem in self.problems],
             "warnings": self.warnings,
-            "to_do": {"seconds": self.seconds, "disk_bytes": self.disk_bytes, "memory_bytes": self.memory_bytes},
-            "stages": [
-                {**asdict(row), "problems": [asdict(problem) for problem in row.problems]} for row in self.stages
-            ],
+            "to_do": {what: self.total(what) for what in to_do},
+            "stages": [asdict(row) for row in self.stages],
+            "machine": self.plan.get("machine"),
         }
 
 
-def preflight(recipe: Recipe, run_folder: Path, cache: Path, only: Sequence[str] = ()) -> Preflight:
-    """Check every stage (or `only` those named and what they need) and the machine. Runs and writes nothing."""
+def estimate(recipe: Recipe, facts: Mapping[str, Mapping[str, Any]], cache: Path) -> dict[str, Any]:
+    """The plan of the whole recipe, with this machine's measured speed."""
+    from groundup.plan.recipe_plan import plan_run
+
+    return plan_run(recipe, facts, cache=cache)
+
+
+def preflight(
+    recipe: Recipe, run_folder: Path, cache: Path, only: Sequence[str] = (), planner: Planner = estimate
+) -> Preflight:
+    """Check every stage (or `only` those named and what they need) and the machine. Runs no stage."""
     stages = recipe.with_needs(only)
     done = done_stages(stages, run_folder)
-    rows = [_check_stage(stage, run_folder, cache, is_done=stage.name in done) for stage in stages]
-    problems = [problem for row in rows for problem in row.problems]
-    found = Preflight(rows, problems)
-    free = free_disk_bytes(run_folder)
-    if found.disk_bytes > free:
-        fix = "free some space, or choose another disk with --runs FOLDER"
-        text = f"not enough disk: the run writes about {byte_text(found.disk_bytes)}, {byte_text(free)} are free"
-        problems.append(Problem(text, str(run_folder), fix))
-    memory = memory_bytes()
-    warnings = [
-        f"{row.stage} needs about {byte_text(row.memory_bytes)} of memory, this machine has {byte_text(memory)}; "
-        "a smaller micro_batch_size or sequence_len needs less"
-        for row in rows
-        if not row.is_done and (row.memory_bytes or 0.0) > memory
+    reports = {stage.name: _check_stage(stage, run_folder, cache) for stage in stages if stage.name not in done}
+    facts = {name: report.facts for name, report in reports.items()}
+    plan = planner(recipe, facts, cache)
+    planned = dict(plan.get("stages") or {})
+    before = _earlier_plan(run_folder)
+    for name in done & set(before):  # what was foretold of a stage that is done stays as it was foretold
+        planned[name] = before[name]
+    plan = {**plan, "stages": planned}
+    rows = [
+        StageCheck(
+            stage.name,
+            stage.kind.name,
+            stage.name in done,
+            dict(facts.get(stage.name) or {}),
+            dict(planned.get(stage.name) or {}),
+            reports[stage.name].problems if stage.name in reports else [],
+        )
+        for stage in stages
     ]
-    return Preflight(rows, problems, warnings)
+    found = Preflight(rows, plan, [problem for row in rows for problem in row.problems])
+    _check_machine(found, run_folder)
+    return found
+
+
+def _earlier_plan(run_folder: Path) -> dict[str, Any]:
+    try:
+        return dict(read_json(run_folder / "plan.json").get("stages") or {})
+    except (OSError, UserError, AttributeError):
+        return {}
+
+
+def _check_machine(found: Preflight, run_folder: Path) -> None:
+    free, disk = free_disk_bytes(run_folder), found.total("disk_bytes")
+    if disk > free:
+        fix = "free some space, or choose another disk with --runs FOLDER"
+        text = f"not enough disk: the run writes about {byte_text(disk)}, {byte_text(free)} are free"
+        found.problems.append(Problem(text, str(run_folder), fix))
+    memory = memory_bytes()
+    for row in found.stages:
+        if not row.is_done and (row.planned("memory_bytes") or 0.0) > memory:
+            found.warnings.append(
+                f"{row.stage} needs about {byte_text(row.planned('memory_bytes'))} of memory, this machine has "
+                f"{byte_text(memory)}; a smaller micro_batch_size or sequence_len needs less"
+            )
 
 
 def done_stages(stages: Sequence[Stage], run_folder: Path) -> set[str]:
@@ -125,7 +139,10 @@ def done_stages(stages: Sequence[Stage], run_folder: Path) -> set[str]:
     return set(outputs)
 
 
-def _check_stage(stage: Stage, run_folder: Path, cache: Path, *, is_done: bool) -> StageCheck:
+def _check_stage(stage: Stage, run_folder: Path, cache: Path) -> CheckReport:
+    check = stage.kind.check_function()
+    if check is None:
+        return CheckReport()
     context = StageContext(
         name=stage.name,
         folder=run_folder / folders.WORK / stage.name,
@@ -136,19 +153,7 @@ def _check_stage(stage: Stage, run_folder: Path, cache: Path, *, is_done: bool) 
         stop=StopRequest(),
         run_folder=run_folder,
     )
-    check = stage.kind.check_function()
     try:
-        report = check(stage.settings, context) if check is not None and not is_done else CheckReport()
+        return check(stage.settings, context)
     except UserError as error:
-        report = CheckReport({}, error.problems)
-    facts = dict(report.facts)
-    return StageCheck(
-        stage.name,
-        stage.kind.name,
-        is_done,
-        facts,
-        facts.get("seconds"),
-        facts.get("memory_bytes"),
-        facts.get("disk_bytes"),
-        [] if is_done else report.problems,
-    )
+        return CheckReport({}, error.problems)

@@ -14,7 +14,7 @@ from groundup.artifacts import write_atomic, write_json
 from groundup.console import Console
 from groundup.environment import free_disk_bytes, memory_bytes
 from groundup.errors import EXIT_DONE, EXIT_REFUSED, EXIT_USAGE, Problem, UserError
-from groundup.preflight import Preflight, preflight
+from groundup.preflight import Planner, Preflight, estimate, preflight
 from groundup.recipe import KINDS, Kind
 from groundup.recipe_errors import first_sentence
 from groundup.recipe_file import did_you_mean, one_of
@@ -23,6 +23,8 @@ from groundup.recipe_text import Explained, all_keys, json_schema
 from groundup.recipe_text import explain as explain_key
 from groundup.tables import byte_text, table
 from groundup.workflow import Outcome, ReportBuilder, duration, run_recipe
+
+IN_TABLE = ("trained_tokens", "disk_bytes", "memory_bytes", "seconds", "flops")
 
 
 def print_json(value: Any) -> None:
@@ -48,6 +50,7 @@ def run(
     debug: bool = False,
     kinds: Mapping[str, Kind] = KINDS,
     report: ReportBuilder | None = None,
+    planner: Planner = estimate,
 ) -> int:
     """`groundup run`: words with `=` are settings, the others stages. Returns the exit code."""
     recipe = load_recipe(recipe_name, [word for word in words if "=" in word], kinds=kinds)
@@ -55,14 +58,14 @@ def run(
     console = Console(quiet=quiet)
 
     def before(run_folder: Path) -> None:
-        checked = preflight(recipe, run_folder, folders.cache_folder(), only)
-        write_json(run_folder / "plan.json", checked.plan())
+        checked = preflight(recipe, run_folder, folders.cache_folder(), only, planner)
+        write_json(run_folder / "plan.json", checked.plan)
         if checked.problems:
             raise UserError(checked.problems)
         for line in checked.warnings:
             console.warn(line)
-        if checked.seconds >= 1:
-            console.info(f"estimated: {duration(checked.seconds)}, {byte_text(checked.disk_bytes)} of disk")
+        if checked.total("seconds") >= 1:
+            console.info(f"estimated: {_time_range(checked)}, {byte_text(checked.total('disk_bytes'))} of disk")
 
     outcome = run_recipe(
         recipe, home=home, only=only, fresh=fresh, console=console, report=report, before=before, debug=debug
@@ -98,11 +101,12 @@ def check(
     home: Path | None,
     as_json: bool,
     kinds: Mapping[str, Kind] = KINDS,
+    planner: Planner = estimate,
 ) -> int:
     """`groundup check`: recipe mistakes raise; else a table of what the run will take, and what stands in its way."""
     recipe = load_recipe(recipe_name, overrides, kinds=kinds)
     run_folder = (home or folders.runs_home()) / recipe.name
-    checked = preflight(recipe, run_folder, folders.cache_folder())
+    checked = preflight(recipe, run_folder, folders.cache_folder(), planner=planner)
     if as_json:
         print_json(checked.as_json())
     else:
@@ -111,36 +115,51 @@ def check(
 
 
 def _print_preflight(checked: Preflight, run_folder: Path) -> None:
-    rows = [
-        [
-            row.stage,
-            row.kind,
-            "done" if row.is_done else "",
-            f"{row.facts['trained_tokens']:,}" if row.facts.get("trained_tokens") is not None else "",
-            byte_text(row.disk_bytes),
-            byte_text(row.memory_bytes),
-            duration(row.seconds) if row.seconds is not None else "",
-        ]
-        for row in checked.stages
-    ]
-    total = ["to do", "", "", "", byte_text(checked.disk_bytes), byte_text(checked.memory_bytes)]
-    rows.append([*total, duration(checked.seconds)])
-    print(table(["stage", "kind", "", "trained tokens", "disk", "memory", "time"], rows, right=(3, 4, 5, 6)))
+    rows = []
+    for row in checked.stages:
+        tokens = row.facts.get("trained_tokens")
+        rows.append(
+            [
+                row.stage,
+                row.kind,
+                f"{tokens:,}" if isinstance(tokens, int) else "",
+                byte_text(row.planned("disk_bytes")),
+                byte_text(row.planned("memory_bytes")),
+                "done" if row.is_done else _about(row.planned("seconds")),
+            ]
+        )
+    sums = [byte_text(checked.total(what)) for what in ("disk_bytes", "memory_bytes")]
+    rows.append(["to do", "", "", *sums, _about(checked.total("seconds"))])
+    print(table(["stage", "kind", "trained tokens", "disk", "memory", "time"], rows, right=(2, 3, 4, 5)))
+    print(
+        f"\nto do: {_time_range(checked)} (80 % interval). free: {byte_text(free_disk_bytes(run_folder))} of disk; "
+        f"memory: {byte_text(memory_bytes())}"
+    )
     for row in checked.stages:
         rest = [
             f"{key.replace('_', ' ')} {_short(value)}"
             for key, value in row.facts.items()
-            if key not in row.IN_TABLE and value not in (None, {}, [])
+            if key not in IN_TABLE and value not in (None, {}, [], "")
         ]
         if rest:
             print(f"  {row.stage}: {', '.join(rest)}")
-    print(f"\nfree: disk {byte_text(free_disk_bytes(run_folder))}, memory {byte_text(memory_bytes())} in all")
     for line in checked.warnings:
         print(f"warning: {line}", file=sys.stderr)
     if checked.problems:
         print("\n".join(map(str, checked.problems)), file=sys.stderr)
     else:
         print("nothing stands in the way: `groundup run` starts it")
+
+
+def _about(seconds: float | None) -> str:
+    return duration(seconds) if seconds is not None else ""
+
+
+def _time_range(checked: Preflight) -> str:
+    """`5 min 10 s (3 min 02 s to 9 min 40 s)`."""
+    low, high = checked.total("seconds_low"), checked.total("seconds_high")
+    span = f" ({duration(low)} to {duration(high)})" if high > low else ""
+    return f"about {duration(checked.total('seconds'))}{span}"
 
 
 def _short(value: Any) -> str:
