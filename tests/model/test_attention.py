@@ -1,0 +1,116 @@
+"""Who sees whom, against a loop that says it in words; and the two forms of attention against each other."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from groundup.model import attention
+from groundup.model.attention import attend, choose_attention, visibility
+from groundup.model.decoder import restarting_positions
+
+B, H, KV, T, D = 2, 4, 2, 12, 8
+DOCUMENTS = torch.tensor([[0] * 5 + [1] * 4 + [2] * 3, [-1] * 3 + [7] * 9])
+
+
+def mask_of(documents=DOCUMENTS, queries=T, window=None):
+    given = None if documents is None else documents[:, -queries:]
+    return visibility(
+        given, documents, queries=queries, keys=T, window=window, dtype=torch.float32, device=torch.device("cpu")
+    )
+
+
+@pytest.mark.parametrize("window", [None, 1, 3])
+@pytest.mark.parametrize("queries", [T, 4, 1])
+def test_a_token_sees_its_own_document_backwards_within_the_window(window, queries):
+    mask = mask_of(queries=queries, window=window)
+    for row in range(B):
+        for q in range(queries):
+            t = T - queries + q
+            for s in range(T):
+                visible = s <= t and DOCUMENTS[row, s] == DOCUMENTS[row, t] and (window is None or t - s < window)
+                assert (mask[row, 0, q, s] == 0) == visible
+                assert visible or mask[row, 0, q, s] == float("-inf")
+
+
+def test_one_new_token_that_sees_everything_needs_no_mask():
+    assert mask_of(None, queries=1) is None
+    assert mask_of(None, queries=1, window=T) is None
+    assert mask_of(None, queries=1, window=T - 1) is not None
+
+
+def by_hand(q, k, v, mask):
+    """One head and one token at a time."""
+    out = torch.empty_like(q)
+    for b in range(q.shape[0]):
+        for h in range(q.shape[1]):
+            kv = h // (q.shape[1] // k.shape[1])
+            for t in range(q.shape[2]):
+                scores = k[b, kv] @ q[b, h, t] / q.shape[-1] ** 0.5
+                if mask is not None:
+                    scores = scores + mask[b if mask.shape[0] > 1 else 0, 0, t]
+                out[b, h, t] = torch.softmax(scores, 0) @ v[b, kv]
+    return out
+
+
+@pytest.mark.parametrize("form", ["matmul", "sdpa"])
+@pytest.mark.parametrize("window", [None, 3])
+@pytest.mark.parametrize("queries", [T, 1])
+def test_both_forms_equal_attention_by_hand_forward_and_backward(form, window, queries):
+    generator = torch.Generator().manual_seed(0)
+    q, k, v = (torch.randn(B, h, t, D, generator=generator) for h, t in ((H, queries), (KV, T), (KV, T)))
+    mask = mask_of(queries=queries, window=window)
+    seed = torch.randn(q.shape, generator=generator)
+    results = []
+    for function in (lambda *x: attend(*x, form=form), by_hand):
+        leaves = [x.clone().requires_grad_() for x in (q, k, v)]
+        # strided as the decoder's are: heads and tokens swapped
+        out = function(*(x.transpose(1, 2).contiguous().transpose(1, 2) for x in leaves), mask)
+        out.backward(seed)
+        results.append((out.detach(), *(x.grad for x in leaves)))
+    for ours, expected in zip(*results, strict=True):
+        assert (ours - expected).abs().max() < 2e-6
+
+
+def test_no_mask_means_all_are_seen():
+    q, k, v = torch.randn(B, H, 1, D), torch.randn(B, KV, T, D), torch.randn(B, KV, T, D)
+    for form in ("matmul", "sdpa"):
+        assert (attend(q, k, v, None, form) - by_hand(q, k, v, None)).abs().max() < 1e-6
+
+
+@pytest.mark.parametrize("form", ["matmul", "sdpa"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_editing_one_document_leaves_the_other_bit_equal(llama, tokens, form, dtype, monkeypatch):
+    monkeypatch.setattr(attention, "choose_attention", lambda device_type, keys: form)
+    documents = (torch.arange(40) >= 17).long().expand(3, -1)
+    edited = tokens.clone()
+    edited[:, :17] = (edited[:, :17] + 1) % 131
+    with torch.no_grad(), torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
+        before = llama.logits(llama(tokens, document_ids=documents))
+        after = llama.logits(llama(edited, document_ids=documents))
+    assert torch.equal(before[:, 17:], after[:, 17:])
+    assert not torch.equal(before[:, :17], after[:, :17])
+
+
+@pytest.mark.parametrize("form", ["matmul", "sdpa"])
+def test_gradients_do_not_cross_documents(llama, tokens, form, monkeypatch):
+    monkeypatch.setattr(attention, "choose_attention", lambda device_type, keys: form)
+    documents = (torch.arange(40) >= 17).long().expand(3, -1)
+    llama.zero_grad()
+    llama(tokens, document_ids=documents)[:, 17:].square().sum().backward()
+    grad = llama.model.embed_tokens.weight.grad
+    only_before = set(tokens[:, :17].flatten().tolist()) - set(tokens[:, 17:].flatten().tolist())
+    assert only_before
+    assert all(not grad[token].any() for token in only_before)
+
+
+def test_the_fast_form_is_for_cpus_and_short_rows():
+    assert choose_attention("cpu", 256) == "matmul"
+    assert choose_attention("cpu", 100_000) == "sdpa"
+    assert choose_attention("cuda", 256) == "sdpa"
+
+
+def test_positions_restart_with_each_document():
+    positions = restarting_positions(DOCUMENTS, T, torch.device("cpu"))
+    assert positions.tolist() == [[0, 1, 2, 3, 4, 0, 1, 2, 3, 0, 1, 2], [0, 1, 2, 0, 1, 2, 3, 4, 5, 6, 7, 8]]
+    assert restarting_positions(None, 3, torch.device("cpu")).tolist() == [[0, 1, 2]]
