@@ -8,13 +8,24 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import platform
 import random
+import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pyarrow as arrow
 import pyarrow.parquet as parquet
 
+from groundup.corpus.funnel import Count, funnel_report, new_source_funnel
+from groundup.corpus.mixture import mix
+from groundup.environment import environment
+from groundup.evaluate.curves import judge_run
+from groundup.tokens.shards import Manifest, SourceTokens, Split
+
+ERROR = "step 41: the loss is nan; stopped before the update"
 HOSTILE = "<script>alert('from a sample')</script><img src=x onerror=alert(1)>"
 ORDER = ["corpus", "tokenizer", "tokens", "base", "chat", "pairs", "judge", "aligned", "preferred", "exam", "release"]
 KINDS = {name: name for name in ORDER} | {"base": "pretrain", "chat": "sft", "judge": "reward", "aligned": "ppo"}
@@ -89,31 +100,24 @@ def write_run(
     done = ORDER[: ORDER.index(ends_at)] if ends_at else list(ORDER)
     _write_recipe(folder)
     _json(folder / "plan.json", _plan())
-    stages = {name: {"status": "done", "seconds": SECONDS[name]} for name in done}
+    stages: dict[str, Any] = {name: {"status": "waiting"} for name in ORDER}
+    stages |= {name: {"status": "done", "seconds": SECONDS[name]} for name in done}
+    events = [
+        {"time": "2026-11-23T05:40:00Z", "stage": "corpus", "what": "started"},
+        {"time": "2026-11-23T05:41:58Z", "stage": "base", "what": "resumed at step 200"},
+    ]
     if ends_at and not upto:
         stages[ends_at] = {"status": "failed" if failed else "stopped"}
         if failed:
-            stages[ends_at]["error"] = "step 41: the loss is nan; stopped before the update"
+            stages[ends_at]["error"] = ERROR
+            events.append({"time": "2026-11-23T05:49:58Z", "stage": ends_at, "what": f"failed: {ERROR}"})
         _stage_files(folder / ".work" / ends_at, ends_at, released=released, unreachable=unreachable, cut_off=True)
-    _json(
-        folder / "state.json",
-        {
-            "status": "failed" if failed else "stopped" if stopped else "running" if upto else "done",
-            "stages": stages,
-            "events": [
-                {"time": "2026-11-23T05:41:10Z", "stage": "base", "event": "stopped", "what": "kill -9 at step 203"},
-                {"time": "2026-11-23T05:41:58Z", "stage": "base", "event": "resumed", "what": "from checkpoint-200"},
-            ],
-            "environment": {
-                "python": "3.11.2",
-                "torch": "2.13.0+cpu",
-                "platform": "Linux-6.1 x86_64",
-                "cpu_count": 2,
-                "git_commit": "0123abc",
-                "command": "groundup run recipes/demo.yaml",
-            },
-        },
-    )
+    status = "failed" if failed else "stopped" if stopped else "running" if upto else "done"
+    state = {"status": status, "name": "demo", "stage": ends_at, "pid": os.getpid(), "host": platform.node()}
+    times = {"started_at": "2026-11-23T05:40:00Z", "heartbeat": time.time(), "error": ERROR if failed else ""}
+    _json(folder / "state.json", {**state, **times, "stages": stages})
+    _rows(folder / "events.jsonl", events)
+    _json(folder / "env.json", environment())
     for name in done:
         _stage_files(folder / name, name, released=released, unreachable=unreachable)
         _json(
@@ -123,7 +127,7 @@ def write_run(
                 "kind": KINDS[name],
                 "name": name,
                 "settings": {"stage": KINDS[name], **SETTINGS[name]},
-                "inputs": {source: _hash("out", source) for source in INPUTS.get(name, [])},
+                "inputs": {f"setting_{i}": _hash("out", source) for i, source in enumerate(INPUTS.get(name, []))},
                 "fingerprint": _hash("in", name),
                 "output_fingerprint": _hash("out", name),
                 "counts": _counts(name),
@@ -158,10 +162,12 @@ def _write_recipe(folder: Path) -> None:
         "name": "demo",
         "seed": 1337,
         "stages": {name: {"stage": KINDS[name], **SETTINGS[name]} for name in ORDER},
-        "origins": {"stages.base.max_steps": "command line", "stages.base.learning_rate": "demo.yaml:31"},
     }
     with (folder / "recipe.yaml").open("w", encoding="utf-8") as file:
         YAML().dump(recipe, file)
+    origins = {f"stages.{name}.{key}": "default" for name in ORDER for key in ["stage", *SETTINGS[name]]}
+    origins |= {"stages.base.max_steps": "command line", "stages.base.learning_rate": "demo.yaml:31"}
+    _json(folder / "origins.json", origins)
 
 
 def _plan() -> dict[str, Any]:
@@ -203,34 +209,39 @@ def _stage_files(folder: Path, name: str, *, released: bool, unreachable: bool, 
         (folder / "model" / "model.safetensors").write_bytes(b"\0" * 4096)
         if kind != "reward":
             answers = zip(PROMPTS, ANSWERS[name], strict=True)
-            _rows(folder / "samples.jsonl", [{"prompt": p, "completion": c, "stage": name} for p, c in answers])
+            _rows(
+                folder / "samples.jsonl",
+                [{"prompt": p, "completion": c, "stage": name, "when": "after"} for p, c in answers],
+            )
         if kind in ("sft", "reward", "dpo"):
             _json(folder / "audit.json", _audit())
     elif kind == "corpus":
         _corpus(folder, unreachable)
     elif kind == "tokenizer":
-        _json(
-            folder / "report.json",
-            {"vocab_size": 4096, "bytes_per_token": {"books": 3.41, "code": 2.77}, "merges": 3836},
-        )
+        _json(folder / "report.json", _tokenizer_report())
+    elif kind == "tokens":
+        _json(folder / "manifest.json", asdict(_manifest()))
     elif kind == "evaluate":
         _json(folder / "scores.json", scores())
     elif kind == "gate":
         _json(folder / "decision.json", decision(released))
 
 
-def _metrics(folder: Path, kind: str, cut_off: bool) -> None:
+def metrics(kind: str) -> list[dict[str, Any]]:
+    """Rows of metrics.jsonl: what the engine logs, and what each objective adds."""
     noise = random.Random(kind)
-    rows: list[dict[str, Any]] = []
     last = 600 if kind == "pretrain" else 120
-    for step in range(1, (last // 3 if cut_off else last) + 1):
+    rows: list[dict[str, Any]] = []
+    for step in range(1, last + 1):
         done = step / last
         row: dict[str, Any] = {
             "step": step,
-            "learning_rate": 3e-3 * min(1, step / 20) * (1 if done < 0.5 else 2 - 2 * done),
+            "lr": 3e-3 * min(1, step / 20) * (1 if done < 0.5 else 2 - 2 * done),
             "grad_norm": 0.8 + 0.2 * noise.random(),
+            "tokens": 4096 * step,
             "tokens_per_second": 9_400 + 300 * noise.random(),
             "seconds": step * 0.43,
+            "memory": 880_000_000,
         }
         if kind == "ppo":
             row |= {
@@ -238,81 +249,107 @@ def _metrics(folder: Path, kind: str, cut_off: bool) -> None:
                 "objective/scores": 0.35 + 0.5 * (1 - math.exp(-3 * done)) + 0.05 * noise.random(),
                 "objective/kl": 3 * done + 0.4 * noise.random(),
                 "objective/entropy": 1.4 - 0.7 * done,
-                "val/ratio": 1.0,
             }
         else:
             start = {"pretrain": 8.3, "sft": 2.9, "reward": 0.69, "dpo": 0.693}[kind]
             row["loss"] = start * (0.35 + 0.65 * math.exp(-4 * done)) + 0.05 * noise.random()
             if kind == "pretrain" and step == 310:
                 row["loss"] += 2.5
+            if kind == "pretrain" and step % 100 == 0:
+                row["eval_loss"] = row["loss"] + 0.1
         rows.append(row)
-    _rows(folder / "metrics.jsonl", rows)
+    return rows
+
+
+def _metrics(folder: Path, kind: str, cut_off: bool) -> None:
+    rows = metrics(kind)
+    _rows(folder / "metrics.jsonl", rows[: len(rows) // 3] if cut_off else rows)
     if cut_off:
         with (folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
             file.write('{"step": 999, "lo')
 
 
 def _audit() -> dict[str, Any]:
-    pieces = [("<|im_start|>user\n", False), ("What is 12 + 7?", False), ("<|im_end|>\n<|im_start|>assistant\n", False)]
-    pieces += [("19", True), ("<|im_end|>", True), ("\n", False)]
+    """As groundup.chat.audit writes it."""
+    pieces = [("<|im_start|>user\nWhat is 12 + 7?<|im_end|>\n<|im_start|>assistant\n", False), ("19<|im_end|>", True)]
+    spread = {"lowest": 2, "median": 9, "highest": 61}
     return {
         "rows": 5_120,
-        "conversations": 5_120,
+        "samples": 5_118,
+        "packed_rows": 512,
+        "sequence_len": 256,
+        "fill": 0.97,
         "tokens": 240_000,
         "trained_tokens": 61_300,
-        "trained_share": 0.2554,
-        "eot_trained": 5_120,
+        "trained_per_sample": spread,
+        "eos_trained": 5_120,
         "truncated": 3,
         "dropped": {"no assistant turn": 2},
-        "examples": [{"tokens": [{"text": text, "trained": trained} for text, trained in pieces]}],
+        "bad_rows": {},
+        "sources": {"tasks: addition": {"samples": 3_000, "tokens": 90_000, "trained_tokens": 9_000}},
+        "examples": [{"where": "tasks:17", "pieces": [*pieces, ("\n", False)]}],
     }
 
 
+def _tokenizer_report() -> dict[str, Any]:
+    row = {"documents": 60, "bytes": 120_000, "tokens": 35_000, "not_round_trip": 0, "bytes_per_token": 3.43}
+    special = {"<|endoftext|>": 0, "<|im_start|>": 1, "<|im_end|>": 2, "<|pad|>": 3}
+    sources = {"books": row, "code": {**row, "bytes_per_token": 2.77}}
+    return {"vocab_size": 4096, "special_tokens": special, "bytes_per_token": 3.1, "documents": 120, "sources": sources}
+
+
+def _manifest() -> Manifest:
+    books = SourceTokens("books", 0, 1_500_000, 2_000, 5_000_000, 0.4)
+    split = Split(1_500_000, ["train-00000.bin"], [1_500_000], [books])
+    return Manifest("uint16", 4096, 0, _hash("tokenizer"), {"train": split}, {})
+
+
 def _corpus(folder: Path, unreachable: bool) -> None:
+    """The funnel and the mixture by the corpus room's own functions, so that a change of its format is seen here."""
     amounts = {"web": 420, "encyclopedia": 1_100, "books": 2_300, "docs": 900, "code": 4_100, "dialogue": 1_900}
-    funnel: dict[str, Any] = {"sources": {}}
+    funnels = {}
+    kept, held_out = {}, {}
     for source, documents in amounts.items():
-        steps = []
-        left = documents
-        for step, reasons in (
-            ("extract", {"empty": 12}),
-            ("language", {"not english": documents // 40}),
-            ("quality", {"too short": documents // 15, "repetition": documents // 50}),
-            ("exact_duplicates", {"exact duplicate": documents // 25}),
-            ("near_duplicates", {"near duplicate": documents // 30}),
-            ("decontaminate", {"overlaps an exam": 1}),
-        ):
-            dropped = sum(reasons.values())
-            steps.append({"step": step, "in": left, "out": left - dropped, "dropped": reasons})
-            left -= dropped
-        funnel["sources"][source] = {"in": documents, "out": left, "bytes": left * 1_700, "steps": steps}
-    _json(folder / "funnel.json", funnel)
-    weights = {"web": 1, "encyclopedia": 3, "books": 3, "docs": 2, "code": 1, "dialogue": 1}
-    total = sum(weights.values())
-    _json(
-        folder / "mixture.json",
-        {
-            source: {
-                "target": weight / total,
-                "realised": weight / total * 0.97,
-                "epochs": 1.3,
-                "bytes": weight * 900_000,
-            }
-            for source, weight in weights.items()
-        },
-    )
-    sources = [
-        {
-            "name": source,
-            "status": "used",
-            "licence": "PSF-2.0",
-            "where": f"package:{source}",
-            "documents": amounts[source],
+        funnel = new_source_funnel()
+        drops = {
+            ("language", "not English"): documents // 40,
+            ("quality", "too short"): documents // 15,
+            ("quality", "repeated lines"): documents // 50,
+            ("exact duplicates", "exact duplicate"): documents // 25,
+            ("near duplicates", "near duplicate"): documents // 30,
+            ("decontaminate", "overlaps an exam"): 1,
         }
-        for source in amounts
+        left = documents
+        for step, count in funnel.items():
+            for (at, reason), number in drops.items():
+                if at == step:
+                    left -= number
+                    for _ in range(number):
+                        count.drop(reason, 900)
+            for _ in range(left):
+                count.keep(1_700)
+        funnels[source] = funnel
+        held_out[source] = Count(left // 30, left // 30 * 1_700)
+        kept[source] = Count(left - left // 30, (left - left // 30) * 1_700)
+    _json(folder / "funnel.json", funnel_report(funnels, kept, held_out))
+    weights = {"web": 1.0, "encyclopedia": 3.0, "books": 3.0, "docs": 2.0, "code": 1.0, "dialogue": 1.0}
+    _json(folder / "mixture.json", mix({name: one.bytes for name, one in kept.items()}, weights, 4.0))
+    sources: list[dict[str, Any]] = [
+        {
+            "name": name,
+            "type": "warc" if name == "web" else "books",
+            "status": "used",
+            "reason": "",
+            "documents": one.documents,
+            "bytes": one.bytes,
+            "notes": {"pages": 7},
+            "path": f"package:{name}",
+            "package": {"name": name, "version": "1.2.3", "sha256": _hash(name), "licence": "PSF-2.0"},
+        }
+        for name, one in kept.items()
     ]
     if unreachable:
-        sources[0] |= {"status": "unreachable", "why": "the package registry did not answer within 20 s"}
+        sources[0] |= {"status": "unreachable", "reason": "the package registry did not answer within 20 s"}
     _json(folder / "sources.json", sources)
     (folder / "dropped").mkdir(exist_ok=True)
     rows = [
@@ -320,7 +357,7 @@ def _corpus(folder: Path, unreachable: bool) -> None:
         {
             "id": "books/99",
             "reason": "near duplicate",
-            "step": "near_duplicates",
+            "step": "near duplicates",
             "excerpt": "To be <b>or not</b> to be",
         },
     ]
@@ -367,13 +404,7 @@ def scores() -> dict[str, Any]:
         "paired": paired,
         "reward_accuracy": {"value": 0.83, "low": 0.78, "high": 0.87, "n": 310},
         "health": {
-            "base": {
-                "verdict": "note",
-                "findings": [
-                    {"level": "note", "what": "one spike of the loss, recovered", "step": 310, "name": "spike"}
-                ],
-            },
-            "chat": {"verdict": "good", "findings": []},
+            name: judge_run(metrics(KINDS[name])).as_json() for name in ("base", "chat", "aligned", "preferred")
         },
         "humaneval": {"base": {"value": 0.0, "low": 0.0, "high": 0.022, "n": 164, "correct": 0}},
     }

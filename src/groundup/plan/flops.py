@@ -49,8 +49,8 @@ def optimizer_bytes(model: ModelConfig, optimizer: str) -> float:
 def activation_bytes(model: ModelConfig, tokens: float, *, is_bf16: bool) -> float:
     """What the backward pass needs of `tokens` in one micro-batch, eager, without checkpointing.
 
-    Per token and layer 26 h + 8 f bytes under bfloat16 autocast with fp32 norms (derived and confirmed by tracing), 40 h +
-    16 f in fp32; the loss is chunked, so that logits stay small.
+    Per token and layer 26 h + 8 f bytes under bfloat16 autocast with fp32 norms (derived and confirmed by tracing),
+    40 h + 16 f in fp32; the loss is chunked, so that logits stay small.
     """
     h, f = model.hidden_size, model.intermediate_size
     per_layer = 26 * h + 8 * f if is_bf16 else 40 * h + 16 * f

@@ -10,16 +10,14 @@ from __future__ import annotations
 import json
 import math
 import os
-import platform
-import shutil
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from groundup.artifacts import fingerprint_of, write_json
+from groundup.environment import cores, installed_version, memory_bytes, processor_name
 
 if TYPE_CHECKING:
     import torch
@@ -108,14 +106,13 @@ def measured_machine() -> Machine:
 
 
 def assumed_machine() -> Machine:
-    cores = core_count()
-    training = (ASSUMED_TRAIN_PER_CORE[NARROW] * cores, ASSUMED_TRAIN_PER_CORE[WIDE] * cores)
+    training = (ASSUMED_TRAIN_PER_CORE[NARROW] * core_count(), ASSUMED_TRAIN_PER_CORE[WIDE] * core_count())
     return Machine(
         matmul={},
         training={"float32": training, "bfloat16": training},
         decode={"float32": ASSUMED_DECODE, "bfloat16": ASSUMED_DECODE},
         has_fast_bf16=_has_bf16_units(),
-        cores=cores,
+        cores=core_count(),
         memory_bytes=memory_bytes(),
         processor=processor_name(),
         torch=torch_version(),
@@ -215,56 +212,24 @@ def _layer(x: torch.Tensor, weights: list[torch.Tensor], *, is_causal: bool) -> 
 
 
 def core_count() -> int:
-    """Cores that this process may use; torch takes as many threads unless OMP_NUM_THREADS says otherwise."""
-    try:
-        cores = len(os.sched_getaffinity(0))
-    except AttributeError:  # not Linux
-        cores = os.cpu_count() or 1
+    """Cores that torch will use: those this process may use, unless OMP_NUM_THREADS says fewer."""
     said = os.environ.get("OMP_NUM_THREADS", "")
-    return min(cores, int(said)) if said.isdigit() and int(said) > 0 else cores
-
-
-def memory_bytes() -> int:
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (ValueError, OSError, AttributeError):
-        return 0
-
-
-def free_disk_bytes(folder: Path) -> int:
-    """Free bytes where `folder` is or would be."""
-    folder = folder.absolute()
-    while not folder.exists():
-        folder = folder.parent
-    return shutil.disk_usage(folder).free
-
-
-def processor_name() -> str:
-    for line in _cpuinfo():
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
+    return min(cores(), int(said)) if said.isdigit() and int(said) > 0 else cores()
 
 
 def _has_bf16_units() -> bool:
     """As the engine decides it: AVX512-BF16, AMX, or Arm's bf16 (x86 writes `flags`, Arm `Features`)."""
-    flags = next((line for line in _cpuinfo() if line.startswith(("flags", "Features"))), "")
-    return bool(set(flags.split()) & {"avx512_bf16", "amx_bf16", "bf16"})
-
-
-def _cpuinfo() -> list[str]:
     try:
-        return Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
-        return []
+        return False
+    flags = next((line for line in lines if line.startswith(("flags", "Features"))), "")
+    return bool(set(flags.split()) & {"avx512_bf16", "amx_bf16", "bf16"})
 
 
 def torch_version() -> str:
     """Without importing it; `absent` where it is not installed."""
-    try:
-        return version("torch")
-    except PackageNotFoundError:
-        return "absent"
+    return installed_version("torch") or "absent"
 
 
 def _read(path: Path) -> Machine | None:

@@ -6,12 +6,13 @@ and `missing` says which stage would fill it. The dict is what `groundup report 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from groundup.errors import UserError
 from groundup.report.evidence import accuracy_of, read_scores
+from groundup.report.lineage import lineage_data
 from groundup.report.reading import (
     StageFiles,
     first_json,
@@ -20,9 +21,11 @@ from groundup.report.reading import (
     read_recipe,
     read_rows,
     require_run,
+    stage_settings,
     stages_of,
 )
 from groundup.report.scales import thin
+from groundup.run_folder import summarise
 
 TRAINING_KINDS = ("pretrain", "sft", "reward", "dpo", "ppo")
 MODEL_KINDS = ("pretrain", "sft", "dpo", "ppo")
@@ -46,7 +49,7 @@ def report_data(run_folder: Path) -> dict[str, Any]:
         "run": str(recipe.get("name") or run_folder.resolve().name),
         "folder": str(run_folder),
         "seed": recipe.get("seed"),
-        "status": _status(stages, state, gate),
+        "status": _status(run_folder, stages, state, gate),
         "stages": [_stage_row(stage, plan, state) for stage in stages],
         "models": _models(stages),
         "gate": gate,
@@ -62,7 +65,7 @@ def report_data(run_folder: Path) -> dict[str, Any]:
         "curves": {stage.name: _curves(stage) for stage in stages if stage.kind in TRAINING_KINDS},
         "samples": _samples(stages),
         "audit": {stage.name: audit for stage in stages if (audit := stage.json("audit.json")) is not None},
-        "lineage": _lineage(stages),
+        "lineage": lineage_data(stages),
         "config": _config(run_folder, recipe, unreadable),
         "plan": plan,
         "environment": _environment(run_folder, state, unreadable),
@@ -76,17 +79,22 @@ def report_data(run_folder: Path) -> dict[str, Any]:
 # ---------------------------------------------------------------- the run and its stages
 
 
-def _status(stages: Sequence[StageFiles], state: Mapping[str, Any], gate: Any) -> dict[str, Any]:
-    """`word` is finished, running, stopped, failed or not started; `error` is what ended a failed run."""
+def _status(run_folder: Path, stages: Sequence[StageFiles], state: Mapping[str, Any], gate: Any) -> dict[str, Any]:
+    """`word` is finished, running, cut off (killed), stopped, failed or not started; `error` ended a failed run.
+
+    What is finished is decided by the artifacts, whether a run is alive by `state.json` and its process.
+    """
     done = sum(stage.status == "done" for stage in stages)
     open_stages = [stage for stage in stages if stage.status in ("failed", "running", "stopped")]
     failed = [stage for stage in open_stages if stage.status == "failed"]
+    summary = summarise(run_folder) if state else None
+    said = summary.state if summary is not None else "unknown"
     if stages and done == len(stages):
         word = "finished"
+    elif said in ("running", "cut off", "failed", "stopped"):
+        word = said
     elif failed:
         word = "failed"
-    elif any(stage.status == "running" for stage in open_stages):
-        word = "running"
     else:
         word = "stopped" if done or open_stages else "not started"
     at = failed[0].name if failed else open_stages[0].name if open_stages else None
@@ -230,20 +238,25 @@ def _curves(stage: StageFiles) -> dict[str, Any]:
 
 
 def _samples(stages: Sequence[StageFiles]) -> list[dict[str, Any]]:
-    """What each stage's model answers to the fixed prompts: [{prompt, completions: {stage: text}}].
+    """What each stage's model answers to the fixed prompts: [{prompt, completions: {stage: text}}], in recipe order.
 
-    Where a stage logged samples at several steps, the last one counts.
+    What a model said `before` a stage is kept (as "before STAGE") where no earlier stage answered that prompt.
     """
     prompts: dict[str, dict[str, str]] = {}
     for stage in stages:
         if stage.kind not in MODEL_KINDS:
             continue
-        for row in stage.rows("samples.jsonl"):
+        rows = stage.rows("samples.jsonl")
+        for row in sorted(rows, key=lambda row: row.get("when") != "before"):
             prompt = row.get("prompt")
             said = prompt if isinstance(prompt, str) else _last_user_message(prompt)
-            if said is not None:
-                completion = str(row.get("completion", ""))
-                prompts.setdefault(said, {})[stage.name] = completion[:SAMPLE_CHARACTERS]
+            if said is None:
+                continue
+            answers = prompts.setdefault(said, {})
+            is_before = row.get("when") == "before"
+            if not (is_before and answers):
+                name = f"before {stage.name}" if is_before else stage.name
+                answers[name] = str(row.get("completion", ""))[:SAMPLE_CHARACTERS]
     return [{"prompt": prompt, "completions": completions} for prompt, completions in prompts.items()]
 
 
@@ -256,54 +269,13 @@ def _last_user_message(prompt: Any) -> str | None:
 # ---------------------------------------------------------------- lineage, configuration, environment
 
 
-def _lineage(stages: Sequence[StageFiles]) -> dict[str, Any]:
-    """Stages as nodes, what each one read as edges {from, to, setting}."""
-    names = {stage.name for stage in stages}
-    by_output = {(stage.artifact or {}).get("output_fingerprint"): stage.name for stage in stages if stage.artifact}
-    nodes, edges = [], []
-    for stage in stages:
-        artifact = stage.artifact or {}
-        row = {"name": stage.name, "kind": stage.kind, "status": stage.status}
-        nodes.append({**row, "fingerprint": artifact.get("fingerprint"), "output": artifact.get("output_fingerprint")})
-        read: dict[str, str] = {}
-        for key, value in (artifact.get("inputs") or {}).items():
-            source = key if key in names else by_output.get(value)
-            if source is not None and source != stage.name:
-                read.setdefault(source, str(key))
-        for setting, value in _strings(stage.settings):
-            if value in names and value != stage.name and setting.split(".")[-1] in REFERENCES:
-                read[value] = setting
-        edges += [{"from": source, "to": stage.name, "setting": setting} for source, setting in read.items()]
-    return {"nodes": nodes, "edges": edges}
-
-
-# settings that may name a stage; others (task names, source names) only look like it
-REFERENCES = {"corpus", "tokenizer", "tokens", "base_model", "path", "model", "models", "reward", "reward_model"}
-REFERENCES |= {"pairs", "candidate", "baseline", "evidence", "ref_model", "critic"}
-
-
-def _strings(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-    for key, value in settings.items():
-        name = f"{prefix}{key}"
-        if isinstance(value, str):
-            yield name, value
-        elif isinstance(value, Mapping):
-            yield from _strings(value, f"{name}.")
-        elif isinstance(value, list):
-            for item in value:
-                if isinstance(item, str):
-                    yield name, item
-                elif isinstance(item, Mapping):
-                    yield from _strings(item, f"{name}.")
-
-
 def _config(run_folder: Path, recipe: Mapping[str, Any], unreadable: list[str]) -> dict[str, Any]:
     """Every value with its origin: [{stage, key, value, origin}]; the origin is '' where it was not recorded."""
-    origins = recipe.get("origins") or read_json_or_none(run_folder / "origins.json", unreadable) or {}
+    origins = read_json_or_none(run_folder / "origins.json", unreadable) or {}
     rows = []
-    for name, settings in (recipe.get("stages") or {}).items():
+    for name, settings in stage_settings(recipe).items():
         for key, value in settings.items() if isinstance(settings, Mapping) else ():
-            origin = origins.get(f"stages.{name}.{key}") or origins.get(f"{name}.{key}") or ""
+            origin = origins.get(f"stages.{name}.{key}", "")
             rows.append({"stage": name, "key": key, "value": value, "origin": str(origin)})
     return {"name": recipe.get("name"), "seed": recipe.get("seed"), "values": rows}
 

@@ -19,8 +19,8 @@ def data_view(data: Mapping[str, Any]) -> dict[str, Any]:
         "mixture": _mixture(data["mixture"]),
         "mixture_chart": _mixture_chart(data["mixture"]),
         "dropped": data["dropped"],
-        "tokenizer": _facts(data["tokenizer"]),
-        "tokens": _facts(data["tokens"]),
+        "tokenizer": _tokenizer(data["tokenizer"]),
+        "tokens": _tokens(data["tokens"]),
     }
 
 
@@ -28,73 +28,82 @@ def data_view(data: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def source_rows(sources: Any) -> list[dict[str, Any]]:
-    """One row a source, from a list of mappings or from a mapping by name."""
-    if isinstance(sources, Mapping):
-        inner = sources.get("sources")
-        if isinstance(inner, list | Mapping):
-            return source_rows(inner)
-        sources = [
-            {"name": name, **(row if isinstance(row, Mapping) else {"why": row})} for name, row in sources.items()
-        ]
+    """One row a source: where it came from, under which licence, and whether it could be had."""
     rows = []
-    for row in sources or []:
-        if not isinstance(row, Mapping):
-            continue
-        status = str(row.get("status") or ("used" if row.get("used", True) else "unreachable"))
-        licence = row.get("licence") or row.get("license") or row.get("licences") or row.get("licenses") or ""
+    for row in sources if isinstance(sources, list) else ():
+        package = row.get("package") or {}
+        status = str(row.get("status") or "")
         rows.append(
             {
-                "name": str(row.get("name") or row.get("source") or ""),
+                "name": str(row.get("name") or ""),
+                "type": str(row.get("type") or ""),
                 "status": status,
-                "is_used": status in ("used", "ok", "read", "done"),
-                "why": str(row.get("why") or row.get("reason") or ""),
-                "licence": ", ".join(map(str, licence)) if isinstance(licence, list | Mapping) else str(licence),
-                "where": str(row.get("where") or row.get("path") or row.get("url") or row.get("type") or ""),
-                "version": str(row.get("version") or ""),
-                "sha256": str(row.get("sha256") or "")[:12],
+                "is_used": status == "used",
+                "why": str(row.get("reason") or ""),
+                "licence": str(row.get("licence") or package.get("licence") or "kept for each document"),
+                "where": str(row.get("path") or "this machine"),
+                "version": f"{package['name']} {package['version']}" if package else "",
+                "sha256": str(package.get("sha256") or "")[:12],
                 "documents": integer(row.get("documents")),
                 "bytes": size(row.get("bytes")),
+                "notes": _notes(row.get("notes")),
             }
         )
     return rows
+
+
+def _notes(notes: Any) -> str:
+    if isinstance(notes, Mapping):
+        return ", ".join(f"{key}: {value}" for key, value in notes.items())
+    return ", ".join(map(str, notes)) if isinstance(notes, list) else str(notes or "")
 
 
 # ---------------------------------------------------------------- funnel
 
 
 def funnel_rows(funnel: Any) -> list[dict[str, Any]]:
-    """Per source: documents in, documents kept, and for each step what was dropped for which reason."""
-    if not isinstance(funnel, Mapping):
+    """Per source: documents that came, were kept and held out, and what each step dropped for which reason."""
+    sources = funnel.get("sources") if isinstance(funnel, Mapping) else None
+    if not isinstance(sources, Mapping):
         return []
-    sources = funnel.get("sources", funnel)
-    rows = []
-    for name, source in sources.items() if isinstance(sources, Mapping) else ():
-        if not isinstance(source, Mapping):
-            continue
-        steps = [_step(step) for step in source.get("steps") or [] if isinstance(step, Mapping)]
-        came = source.get("in", source.get("documents_in", steps[0]["in"] if steps else None))
-        kept = source.get("out", source.get("kept", source.get("documents_out", steps[-1]["out"] if steps else None)))
-        rows.append({"source": str(name), "in": came, "out": kept, "bytes": source.get("bytes"), "steps": steps})
-    return rows
+    return [
+        {
+            "source": str(name),
+            "in": _documents(source.get("in")),
+            "kept": _documents(source.get("kept")),
+            "held_out": _documents(source.get("held_out")),
+            "bytes": _part(source.get("kept"), "bytes"),
+            "steps": [
+                {
+                    "step": str(step.get("step")).replace("_", " "),
+                    "dropped": {str(why): _documents(count) for why, count in (step.get("dropped") or {}).items()},
+                }
+                for step in source.get("steps") or []
+            ],
+        }
+        for name, source in sources.items()
+    ]
 
 
-def _step(step: Mapping[str, Any]) -> dict[str, Any]:
-    dropped = step.get("dropped", step.get("reasons")) or {}
-    reasons = dict(dropped) if isinstance(dropped, Mapping) else {"dropped": dropped}
-    name = str(step.get("step") or step.get("name") or "?")
-    return {"step": name.replace("_", " "), "in": step.get("in"), "out": step.get("out"), "dropped": reasons}
+def _documents(count: Any) -> int:
+    return _part(count, "documents")
+
+
+def _part(count: Any, key: str) -> int:
+    """A count is {documents, bytes}."""
+    return int(count.get(key) or 0) if isinstance(count, Mapping) else 0
 
 
 def _funnel_chart(funnel: Sequence[Mapping[str, Any]]) -> str:
-    """Each source as one bar: kept, then dropped, in documents, on one linear axis."""
+    """Each source as one bar: kept, held out, dropped, in documents, on one linear axis."""
     bars = []
     for row in funnel:
-        came, kept = row["in"] or 0, row["out"] or 0
-        note = f"{integer(kept)} of {integer(came)} kept"
-        bars.append(Bar(row["source"], [(kept, "kept"), (max(came - kept, 0), "lost")], note=note))
+        lost = max(row["in"] - row["kept"] - row["held_out"], 0)
+        parts = [(row["kept"], "kept"), (row["held_out"], "held-out"), (lost, "lost")]
+        bars.append(Bar(row["source"], parts, note=f"{integer(row['kept'])} of {integer(row['in'])} kept"))
     if not bars:
         return ""
-    return bar_chart(bars, title="Documents kept (solid) and dropped (faint) per source", x_title="documents")
+    return bar_chart(bars, title="Documents kept, held out and dropped per source", x_title="documents")
 
 
 def _reasons(funnel: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
@@ -117,8 +126,8 @@ def _reasons(funnel: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
         for (step, reason), found in counts.items()
     ]
     totals = [
-        {"label": "in", "cells": [integer(row["in"]) for row in funnel], "total": integer(_sum(funnel, "in"))},
-        {"label": "kept", "cells": [integer(row["out"]) for row in funnel], "total": integer(_sum(funnel, "out"))},
+        {"label": label, "cells": [integer(row[key]) for row in funnel], "total": integer(_sum(funnel, key))}
+        for label, key in (("came in", "in"), ("kept for training", "kept"), ("held out", "held_out"))
     ]
     return {"sources": sources, "rows": rows, "totals": totals}
 
@@ -131,25 +140,20 @@ def _sum(rows: Sequence[Mapping[str, Any]], key: str) -> int:
 
 
 def _mixture_entries(mixture: Any) -> list[tuple[str, Mapping[str, Any]]]:
-    if not isinstance(mixture, Mapping):
-        return []
-    inner = mixture.get("sources", mixture)
-    return [(str(name), row) for name, row in inner.items() if isinstance(row, Mapping)]
-
-
-def _share(row: Mapping[str, Any], *names: str) -> float | None:
-    return next((float(row[name]) for name in names if isinstance(row.get(name), int | float)), None)
+    sources = mixture.get("sources") if isinstance(mixture, Mapping) else None
+    return [(str(name), row) for name, row in sources.items()] if isinstance(sources, Mapping) else []
 
 
 def _mixture(mixture: Any) -> list[dict[str, str]]:
     return [
         {
             "source": name,
-            "target": percent(_share(row, "target", "target_share", "share")),
-            "realised": percent(_share(row, "realised", "realised_share", "realized", "actual")),
-            "epochs": short_number(_share(row, "epochs", "repeats", "passes")),
+            "weight": short_number(row["weight"]) if row.get("weight") is not None else "by size",
+            "target": percent(row.get("target_share")),
+            "realised": percent(row.get("realised_share")),
             "bytes": size(row.get("bytes")),
-            "documents": integer(row.get("documents")),
+            "pass_bytes": size(row.get("pass_bytes")),
+            "epochs": f"{short_number(row.get('epochs'))}{' (capped)' if row.get('capped') else ''}",
         }
         for name, row in _mixture_entries(mixture)
     ]
@@ -158,17 +162,47 @@ def _mixture(mixture: Any) -> list[dict[str, str]]:
 def _mixture_chart(mixture: Any) -> str:
     bars = []
     for name, row in _mixture_entries(mixture):
-        target = _share(row, "target", "target_share", "share")
-        realised = _share(row, "realised", "realised_share", "realized", "actual")
-        if realised is not None or target is not None:
-            tick = 100 * target if target is not None else None
-            note = f"{percent(realised)} (target {percent(target)})"
-            bars.append(Bar(name, [(100 * (realised or 0.0), "s1")], note=note, tick=tick))
+        target, realised = row.get("target_share") or 0.0, row.get("realised_share") or 0.0
+        note = f"{percent(realised)}, target {percent(target)}"
+        bars.append(Bar(name, [(100 * realised, "s1")], note=note, tick=100 * target))
     return (
         bar_chart(bars, title="Mixture: realised (bar) and target (line)", x_title="% of training bytes")
         if bars
         else ""
     )
+
+
+def _tokenizer(found: Any) -> dict[str, Any] | None:
+    """Facts in one line each, and bytes per token by source."""
+    if not isinstance(found, Mapping):
+        return None
+    rows = [
+        {
+            "source": str(name),
+            "bytes_per_token": f"{row.get('bytes_per_token', 0):.2f}",
+            "documents": integer(row.get("documents")),
+            "tokens": short_number(row.get("tokens")),
+            "broken": integer(row.get("not_round_trip")),
+        }
+        for name, row in (found.get("sources") or {}).items()
+    ]
+    return {"facts": _facts({key: value for key, value in found.items() if key != "sources"}), "sources": rows}
+
+
+def _tokens(manifest: Any) -> list[dict[str, str]]:
+    """Per split and source: documents and tokens, and the share of the training stream."""
+    splits = manifest.get("splits") if isinstance(manifest, Mapping) else None
+    return [
+        {
+            "split": str(name).replace("_", " "),
+            "source": str(source.get("name")),
+            "documents": integer(source.get("documents")),
+            "tokens": integer(source.get("tokens")),
+            "share": percent(source.get("share")),
+        }
+        for name, split in (splits or {}).items()
+        for source in split.get("sources") or []
+    ]
 
 
 def _facts(found: Any) -> list[tuple[str, str]]:

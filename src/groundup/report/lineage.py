@@ -1,13 +1,59 @@
-"""The graph of a run's stages as a picture: layers from left to right, one box a stage."""
+"""What was made from what: the graph of a run's stages, as data and as a picture with one box a stage."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from typing import Any
 
+from groundup.report.reading import StageFiles
+
 BOX_WIDTH, BOX_HEIGHT = 112.0, 40.0
 GAP_X, GAP_Y = 34.0, 16.0
+
+
+def lineage_data(stages: Sequence[StageFiles]) -> dict[str, Any]:
+    """Stages as nodes, what each one read as edges {from, to, setting}."""
+    names = {stage.name for stage in stages}
+    by_output = {(stage.artifact or {}).get("output_fingerprint"): stage.name for stage in stages if stage.artifact}
+    nodes, edges = [], []
+    for stage in stages:
+        artifact = stage.artifact or {}
+        row = {"name": stage.name, "kind": stage.kind, "status": stage.status}
+        nodes.append({**row, "fingerprint": artifact.get("fingerprint"), "output": artifact.get("output_fingerprint")})
+        read: dict[str, str] = {}
+        for key, value in (artifact.get("inputs") or {}).items():
+            source = by_output.get(value)
+            if source is not None and source != stage.name:
+                read.setdefault(source, str(key))
+        for setting, value in _strings(stage.settings):
+            if value in names and value != stage.name and setting.split(".")[-1] in REFERENCES:
+                read[value] = setting
+        edges += [{"from": source, "to": stage.name, "setting": setting} for source, setting in read.items()]
+    return {"nodes": nodes, "edges": edges}
+
+
+# settings that may name a stage; others (task names, source names) only look like it
+REFERENCES = {"corpus", "tokenizer", "tokens", "base_model", "path", "model", "models", "reward", "reward_model"}
+REFERENCES |= {"pairs", "candidate", "baseline", "evidence", "ref_model", "critic"}
+
+
+def _strings(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    for key, value in settings.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, str):
+            yield name, value
+        elif isinstance(value, Mapping):
+            yield from _strings(value, f"{name}.")
+        elif isinstance(value, list):
+            for item in value:
+                if isinstance(item, str):
+                    yield name, item
+                elif isinstance(item, Mapping):
+                    yield from _strings(item, f"{name}.")
+
+
+# ---------------------------------------------------------------- the picture
 
 
 def layers_of(names: Sequence[str], edges: Sequence[Mapping[str, Any]]) -> list[list[str]]:

@@ -97,9 +97,7 @@ def plain(value: Any) -> Any:
 
 def stages_of(run_folder: Path, recipe: Mapping[str, Any], state: Mapping[str, Any]) -> list[StageFiles]:
     """Every stage, in the order of the recipe; artifacts that no recipe names come after."""
-    asked: dict[str, Any] = dict(recipe.get("stages") or {})
-    if not asked and isinstance(recipe.get("stage"), str):  # a recipe that is a single stage
-        asked = {str(recipe.get("name") or recipe["stage"]): dict(recipe)}
+    asked = stage_settings(recipe)
     names = list(asked)
     if run_folder.is_dir():
         names += sorted(
@@ -108,6 +106,17 @@ def stages_of(run_folder: Path, recipe: Mapping[str, Any], state: Mapping[str, A
             if folder.name not in asked and not folder.name.startswith(".") and (folder / MARKER).is_file()
         )
     return [_stage(run_folder, name, asked.get(name), _state_of(state, name)) for name in names]
+
+
+def stage_settings(recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings by stage; a recipe may also be a single stage at the top level, named by its kind."""
+    stages = recipe.get("stages")
+    if isinstance(stages, Mapping):
+        return dict(stages)
+    if isinstance(recipe.get("stage"), str):
+        own = {key: value for key, value in recipe.items() if key not in ("name", "description")}
+        return {str(recipe["stage"]): own}
+    return {}
 
 
 def _state_of(state: Mapping[str, Any], name: str) -> Mapping[str, Any]:

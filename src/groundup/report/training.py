@@ -9,23 +9,7 @@ from typing import Any
 from groundup.report.figures import Mark, Series, line_chart
 from groundup.report.scales import duration, integer, short_number
 
-LEVEL_OF = {
-    "good": "good",
-    "healthy": "good",
-    "ok": "good",
-    "pass": "good",
-    "note": "note",
-    "info": "note",
-    "warning": "warning",
-    "warn": "warning",
-    "suspicious": "warning",
-    "undecided": "warning",
-    "bad": "bad",
-    "fail": "bad",
-    "unhealthy": "bad",
-    "diverged": "bad",
-    "error": "bad",
-}
+LEVEL_OF = {"healthy": "good", "note": "note", "warning": "warning", "alarm": "bad", "unhealthy": "bad"}
 
 Curves = Mapping[str, Sequence[Sequence[float]]]
 
@@ -139,12 +123,12 @@ def _chart(panel: Panel, curves: Curves, findings: Sequence[Mapping[str, Any]], 
 def _finding(row: Any) -> dict[str, Any]:
     """A finding with the keys that the page needs, whatever else it has."""
     if not isinstance(row, Mapping):
-        return {"level": "note", "what": str(row), "step": None, "fix": ""}
-    words = row.get("what") or row.get("message") or row.get("text") or row.get("name") or row.get("id") or ""
-    level = LEVEL_OF.get(str(row.get("level") or row.get("severity") or row.get("verdict") or "note"), "note")
-    step = row.get("step", row.get("at_step", row.get("at")))
+        return {"level": "note", "what": str(row), "step": None}
+    words = ": ".join(str(row[key]).replace("_", " ") for key in ("kind", "why") if row.get(key))
+    step = row.get("step")
     is_number = isinstance(step, int | float) and not isinstance(step, bool)
-    return {"level": level, "what": str(words), "step": step if is_number else None, "fix": str(row.get("fix") or "")}
+    level = LEVEL_OF.get(str(row.get("severity")), "note")
+    return {"level": level, "what": words, "step": step if is_number else None}
 
 
 def _facts(stage: Mapping[str, Any], curves: Curves) -> list[tuple[str, str]]:

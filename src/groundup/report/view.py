@@ -7,9 +7,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from groundup.report.data_view import data_view
-from groundup.report.figures import Bar, Interval, bar_chart, forest_plot
+from groundup.report.figures import Bar, bar_chart
 from groundup.report.lineage import lineage_svg
-from groundup.report.scales import duration, integer, p_value, percent, short_number, size
+from groundup.report.scales import duration, integer, short_number, size
+from groundup.report.scores_view import accuracy_view, bits_per_byte_view, single_scores
 from groundup.report.training import LEVEL_OF, training_card
 
 STAGE_KINDS = {
@@ -33,9 +34,9 @@ def view(data: Mapping[str, Any]) -> dict[str, Any]:
         "models": [_model(row) for row in data["models"]],
         "commands": commands(data),
         "samples": _samples(data),
-        "accuracy": _accuracy(data),
-        "bits": _bits_per_byte(data),
-        "single_scores": _single_scores(data),
+        "accuracy": accuracy_view(data),
+        "bits": bits_per_byte_view(data),
+        "single_scores": single_scores(data),
         "training": _training(data),
         "corpus": data_view(data),
         "audits": [_audit(name, audit) for name, audit in data["audit"].items()],
@@ -62,6 +63,8 @@ def verdict(data: Mapping[str, Any]) -> dict[str, str]:
     if status["word"] == "failed":
         why = f": {status['error']}" if status["error"] else ""
         return {"tone": "bad", "word": "failed", "sentence": f"The run failed{at}{why}. {so_far}; {again}."}
+    if status["word"] == "cut off":
+        return {"tone": "warning", "word": "cut off", "sentence": f"The run was killed{at}. {so_far}; {again}."}
     if status["word"] == "stopped":
         return {"tone": "warning", "word": "stopped", "sentence": f"The run was stopped{at}. {so_far}; {again}."}
     if status["word"] == "running":
@@ -191,143 +194,17 @@ def commands(data: Mapping[str, Any]) -> list[dict[str, str]]:
     return rows
 
 
-# ---------------------------------------------------------------- samples and scores
+# ---------------------------------------------------------------- samples
 
 
 def _samples(data: Mapping[str, Any]) -> list[dict[str, Any]]:
-    order = [row["name"] for row in data["stages"]]
-    rows = []
-    for sample in data["samples"]:
-        said = sorted(sample["completions"].items(), key=lambda item: order.index(item[0]))
-        rows.append({"prompt": sample["prompt"], "said": [{"stage": name, "text": text} for name, text in said]})
-    return rows
-
-
-def _accuracy(data: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Forest plot over models, a table by task, and the paired tests. Aliases (base, sft ...) are left out."""
-    names = [name for name, entry in data["accuracy"].items() if "stage" not in entry and "overall" in entry]
-    if not names:
-        return None
-    kinds = {row["name"]: row["kind"] for row in data["stages"]}
-    intervals = []
-    for name in names:
-        entry = data["accuracy"][name]["overall"]
-        label = f"{name} ({kinds[name]})" if name in kinds else name
-        note = f"{100 * entry['value']:.1f} %, {integer(entry.get('correct'))}/{integer(entry.get('n'))}"
-        intervals.append(Interval(label, entry["value"], entry["low"], entry["high"], note))
-    tasks = sorted({task for name in names for task in data["accuracy"][name].get("by_task", {})})
-    table = [
-        {"task": task, "cells": [_cell(data["accuracy"][name].get("by_task", {}).get(task)) for name in names]}
-        for task in tasks
-    ]
-    return {
-        "chart": forest_plot(
-            intervals,
-            title="Exact accuracy on held-out tasks",
-            x_title="share answered exactly right, with 95 % interval",
-            domain=(0.0, 1.0),
-            as_percent=True,
-        ),
-        "names": names,
-        "tasks": table,
-        "paired": [_pair(row) for row in data["paired"]],
-    }
-
-
-def _cell(entry: Mapping[str, Any] | None) -> dict[str, str]:
-    if not entry or entry.get("value") is None:
-        return {"value": "–", "note": "", "share": "0"}
-    note = f"{integer(entry.get('correct'))}/{integer(entry.get('n'))}" if entry.get("n") else ""
-    return {"value": f"{100 * entry['value']:.0f} %", "note": note, "share": f"{entry['value']:.3f}"}
-
-
-def _pair(row: Mapping[str, Any]) -> dict[str, str]:
-    low, high = row.get("low"), row.get("high")
-    points = f"{100 * row['difference']:+.1f} points" if row.get("difference") is not None else "–"
-    span = f"[{100 * low:+.1f}, {100 * high:+.1f}]" if low is not None and high is not None else ""
-    p = row.get("p_value")
-    is_sure = p is not None and p < 0.01
-    return {
-        "pair": f"{row.get('a')} against {row.get('b')}",
-        "what": str(row.get("metric") or row.get("what") or "exact accuracy"),
-        "difference": f"{points} {span}",
-        "p": p_value(p),
-        "n": integer(row.get("n")),
-        "level": ("good" if (row.get("difference") or 0) > 0 else "bad") if is_sure else "note",
-    }
-
-
-def _bits_per_byte(data: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Per source: every model's bits per byte beside what xz -9 makes of the same bytes."""
-    bits = data["bits_per_byte"]
-    if not bits:
-        return None
-    models = list(bits)
-    sources = list(dict.fromkeys(source for model in models for source in bits[model]))
-    rows = []
-    for source in sources:
-        entries = [bits[model].get(source) for model in models]
-        known = [entry for entry in entries if entry]
-        xz = next((entry["xz"] for entry in known if entry.get("xz") is not None), None)
-        cells = [
-            {
-                "value": f"{entry['value']:.3f}" if entry else "–",
-                "span": f"[{entry['low']:.3f}, {entry['high']:.3f}]" if entry and entry.get("low") is not None else "",
-                "beats": bool(entry and xz is not None and entry["value"] < xz),
-            }
-            for entry in entries
-        ]
-        bytes_ = next((entry.get("bytes") for entry in known), None)
-        documents = next((entry.get("documents") for entry in known), None)
-        xz_text = f"{xz:.3f}" if xz is not None else "–"
-        rows.append(
-            {"source": source, "cells": cells, "xz": xz_text, "bytes": size(bytes_), "documents": integer(documents)}
-        )
-    first = bits[models[0]]
-    bars = [
-        Bar(
-            source,
-            [(entry["value"], "s1")],
-            note=f"{entry['value']:.2f}, xz {entry['xz']:.2f}"
-            if entry.get("xz") is not None
-            else f"{entry['value']:.2f}",
-            tick=entry.get("xz"),
-        )
-        for source, entry in first.items()
-    ]
-    title = f"Bits per byte of {models[0]} on held-out text (bar) beside xz -9 (line); lower is better"
-    return {
-        "models": models,
-        "rows": rows,
-        "chart": bar_chart(bars, title=title, x_title="bits per byte"),
-        "title": title,
-    }
-
-
-def _single_scores(data: Mapping[str, Any]) -> list[dict[str, str]]:
-    rows = []
-    reward = data["reward_accuracy"]
-    for name, entry in _entries(reward):
-        label = f"reward model ranks held-out pairs right{f' ({name})' if name else ''}"
-        rows.append({"what": label, **_cell_with_interval(entry)})
-    for name, entry in _entries(data["humaneval"]):
-        rows.append({"what": f"HumanEval pass@1{f' ({name})' if name else ''}", **_cell_with_interval(entry)})
-    return rows
-
-
-def _entries(scores: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
-    """One score, or a score for each model."""
-    if scores.get("value") is not None:
-        return [("", scores)]
     return [
-        (name, entry) for name, entry in scores.items() if isinstance(entry, Mapping) and entry.get("value") is not None
+        {
+            "prompt": sample["prompt"],
+            "said": [{"stage": name, "text": text.strip()} for name, text in sample["completions"].items()],
+        }
+        for sample in data["samples"]
     ]
-
-
-def _cell_with_interval(entry: Mapping[str, Any]) -> dict[str, str]:
-    low, high = entry.get("low"), entry.get("high")
-    span = f"[{percent(low)}, {percent(high)}]" if low is not None and high is not None else ""
-    return {"value": percent(entry["value"]), "span": span, "n": integer(entry.get("n"))}
 
 
 # ---------------------------------------------------------------- training, audit, plan
@@ -446,6 +323,8 @@ def _trouble(data: Mapping[str, Any]) -> list[dict[str, str]]:
     """What went wrong on the way, from every source that says so: events, failures, sources, health, files."""
     rows: list[dict[str, str]] = []
     for event in data["events"]:
+        if event.get("what") in ("started", "finished"):
+            continue
         time = str(event.get("time") or event.get("at") or "")
         what = event.get("what") or event.get("message") or event.get("event") or ""
         name = str(event.get("event") or event.get("kind") or "")
