@@ -19,8 +19,8 @@ from groundup.model.files import load_model
 from groundup.model.generate import Sampling, generate
 from groundup.tokens.tokenizer import Tokenizer
 from groundup.train.chat_data import RowOrder, repeat_by_weight
-from groundup.train.sft import ChatTurns, check, run
 from groundup.train.settings import SftSettings
+from groundup.train.sft import ChatTurns, check, run
 
 Contexts = Callable[..., StageContext]
 

@@ -11,7 +11,10 @@ import torch
 from torch import Tensor
 
 from groundup.artifacts import StageContext, fingerprint_of, write_atomic
+from groundup.chat.datasets import check_datasets
+from groundup.chat.formats import to_preference
 from groundup.chat.packing import Batch
+from groundup.chat.pairs_data import audit_pairs, encode_pairs
 from groundup.chat.template import CHATML
 from groundup.errors import Problem, UserError
 from groundup.model.config import ModelConfig
@@ -127,7 +130,6 @@ def check_report(
     facts: dict[str, Any],
     *,
     tokens_per_epoch: float,
-    models_in_memory: float = 1.0,
 ) -> CheckReport:
     """Facts that every one of these stages has: steps, memory, disk and FLOPs, where the base model exists already."""
     found = dict(facts)
@@ -140,7 +142,33 @@ def check_report(
         parameters = config.parameters()
         row_tokens = settings.micro_batch_size * settings.sequence_len
         activations = config.num_hidden_layers * (30 * config.hidden_size + 6 * config.intermediate_size)
-        found["memory_bytes"] = int(16 * models_in_memory * parameters + row_tokens * activations)
+        found["memory_bytes"] = 16 * parameters + row_tokens * activations
         found["disk_bytes"] = (12 * (settings.save_total_limit + 1) + 4) * parameters
         found["flops"] = int(tokens_per_epoch * epochs * config.flops_per_token(settings.sequence_len))
     return CheckReport(found, problems)
+
+
+def check_pairs(settings: ChatTrainingSettings, context: StageContext) -> CheckReport:
+    """What a stage that reads preference pairs can say: every pair read, and counted where the tokenizer exists."""
+    loaded, problems, pending = check_datasets(settings.datasets, context, to_preference)
+    problems += check_datasets(settings.held_out, context, to_preference)[1]
+    facts: dict[str, Any] = {"rows": len(loaded.rows)}
+    if pending:
+        facts["not_made_yet"] = pending
+    tokens = 0.0
+    epochs = settings.num_epochs or 1.0
+    if loaded.rows and (context.model_folder(settings.base_model) / "tokenizer.json").is_file():
+        try:
+            tokenizer = open_tokenizer(settings, context)
+            encoded = encode_pairs(tokenizer, loaded.rows, loaded.weights, settings.sequence_len)
+            report = audit_pairs(tokenizer, encoded, loaded, [])
+        except UserError as error:
+            return CheckReport(facts, [*problems, *error.problems])
+        tokens = float(np.mean(encoded.weights)) * report["tokens"]
+        facts |= {"pairs": report["pairs"], "left_out": encoded.dropped}
+        facts["trained_tokens"] = round(float(np.mean(encoded.weights)) * report["trained_tokens"] * epochs)
+    elif loaded.rows:
+        said = sum(len(str(m["content"])) for pair in loaded.rows for m in (*pair.chosen, *pair.rejected))
+        facts["trained_tokens"] = round(said / CHARACTERS_PER_TOKEN * epochs)
+        facts["trained_tokens_are"] = f"estimated at {CHARACTERS_PER_TOKEN} characters a token: no tokenizer yet"
+    return check_report(settings, context, problems, facts, tokens_per_epoch=tokens)

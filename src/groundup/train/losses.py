@@ -47,8 +47,9 @@ def preference_losses(
 
     With h = beta * ((pi_c - ref_c) - (pi_r - ref_r)), where pi and ref are summed log-probabilities:
 
-    - `sigmoid`: -(1-e) log sigma(h) - e log sigma(-h). DPO, Rafailov et al. 2305.18290 eq. 7; e > 0 is conservative DPO.
-    - `robust`: ((1-e)(-log sigma(h)) + e log sigma(-h)) / (1-2e). Chowdhury et al. 2403.00409 eq. 10 (unbiased under label noise e).
+    - `sigmoid`: -(1-e) log sigma(h) - e log sigma(-h). DPO, Rafailov et al. 2305.18290 eq. 7; conservative where e > 0.
+    - `robust`: ((1-e)(-log sigma(h)) + e log sigma(-h)) / (1-2e), unbiased when a share e of the labels is wrong
+      (Chowdhury et al. 2403.00409).
     - `hinge`: relu(1 - h). SLiC, Zhao et al. 2305.10425, with the DPO margin (Liu et al. 2309.06657).
     - `ipo`: (d - 1/(2 beta))^2 where d is the same difference of *per-token mean* log-ratios (Azar et al. 2310.12036
       eq. 17; the mean is the authors' own reading of it, as TRL documents).
@@ -87,7 +88,7 @@ def reward_losses(
     """One loss per pair (N): -log sigma(r_c - r_r - margin) + c * (r_c + r_r)^2.
 
     Bradley-Terry as in Ouyang et al. 2203.02155 eq. 1, the margin of Llama 2 (2307.09288 eq. 2), and the centring of
-    Eisenstein et al. 2312.09244 eq. 2, which fixes the additive constant that Bradley-Terry leaves free (usual c: 0.01).
+    Eisenstein et al. 2312.09244 eq. 2, which fixes the constant that Bradley-Terry leaves free (usual c: 0.01).
     """
     losses = -F.logsigmoid(chosen - rejected - margin)
     if center_rewards_coefficient:
@@ -106,7 +107,7 @@ def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
 
 def masked_variance(values: Tensor, mask: Tensor, *, unbiased: bool = True) -> Tensor:
     """Variance over the masked positions, with Bessel's correction n/(n-1) when `unbiased` and n > 1."""
-    count = mask.sum()
+    count = mask.sum().to(values.dtype)
     variance = masked_mean((values - masked_mean(values, mask)) ** 2, mask)
     if unbiased:
         variance = variance * torch.where(count > 1, count / (count - 1).clamp(min=1), torch.ones_like(variance))

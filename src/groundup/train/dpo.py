@@ -1,0 +1,226 @@
+"""Stage `dpo`: make chosen answers more likely than rejected ones, relative to the model it starts from.
+
+The reference is that start model. Its log-probabilities are computed once, before the first update, by the same forward
+pass in the same precision as the policy's, so that the loss of the first step is ln 2 and not nearly so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from groundup.artifacts import StageContext, StageResult, fingerprint_file, fingerprint_of, write_json
+from groundup.chat.datasets import Loaded, load_preferences
+from groundup.chat.formats import Messages, Preference
+from groundup.chat.packing import batch_rows, join
+from groundup.chat.pairs_data import EncodedPair, audit_pairs, audit_pairs_text, encode_pairs
+from groundup.chat.template import prompt_ids
+from groundup.model.decoder import Decoder
+from groundup.model.files import load_model, save_model, weight_files
+from groundup.model.logprobs import token_logprobs
+from groundup.recipe import CheckReport
+from groundup.tokens.tokenizer import Tokenizer
+from groundup.train.chat_data import (
+    RowOrder,
+    check_pairs,
+    data_fingerprint,
+    open_tokenizer,
+    parts,
+    repeat_by_weight,
+    save_tokenizer,
+    tensors_of,
+)
+from groundup.train.engine import LossParts, train, train_options
+from groundup.train.losses import Completions, preference_losses
+from groundup.train.precision import autocast
+from groundup.train.samples import SamplePrompt, write_samples
+from groundup.train.settings import DpoSettings
+from groundup.train.sft import stop_ids
+
+SAMPLES_SHOWN = 4
+MEASURED_PAIRS = 256  # of the trained pairs, for the numbers at the end
+DISPLACEMENT_NATS = 1.0  # a chosen answer that lost this much log-probability on average is worth a warning
+
+
+@dataclass(frozen=True)
+class ReferencedPair:
+    """A pair and the log-probabilities that the reference gives its two answers."""
+
+    pair: EncodedPair
+    chosen_logp: float
+    rejected_logp: float
+
+
+class PreferPairs:
+    """The objective. All is a function of the step: there is no state."""
+
+    def __init__(self, pairs: Sequence[ReferencedPair], order: RowOrder, settings: DpoSettings, pad_id: int) -> None:
+        self.pairs, self.order, self.settings, self.pad_id = pairs, order, settings, pad_id
+
+    def micro_batches(self, step: int, model: Any) -> list[Any]:  # noqa: ARG002 (the batch is not sampled)
+        pairs = [self.pairs[index] for index in self.order.at(step)]
+        return [pair_batch(part, self.pad_id) for part in parts(pairs, self.settings.micro_batch_size)]
+
+    def weight(self, micro_batch: Any) -> float:
+        return float(len(micro_batch["reference_chosen"]))
+
+    def loss(self, model: Decoder, micro_batch: Any) -> LossParts:
+        settings = self.settings
+        chosen, rejected = completions(model, micro_batch)
+        reference_chosen = Completions(micro_batch["reference_chosen"], chosen.lengths)
+        reference_rejected = Completions(micro_batch["reference_rejected"], rejected.lengths)
+        losses = preference_losses(
+            chosen,
+            rejected,
+            reference_chosen,
+            reference_rejected,
+            beta=settings.beta,
+            loss_type=settings.loss_type,
+            label_smoothing=settings.label_smoothing,
+            rpo_alpha=settings.rpo_alpha,
+        )
+        pairs = self.weight(micro_batch)
+        with torch.no_grad():
+            gained, lost = chosen.logps - reference_chosen.logps, rejected.logps - reference_rejected.logps
+            margins = settings.beta * (gained - lost)
+            values = {
+                "rewards/chosen": settings.beta * gained,
+                "rewards/rejected": settings.beta * lost,
+                "rewards/margins": margins,
+                "rewards/accuracies": (margins > 0).float(),
+                "logps/chosen": chosen.logps,
+                "logps/rejected": rejected.logps,
+                "logps/chosen_change": gained,
+            }
+        metrics = {name: (float(value.sum()), pairs) for name, value in values.items()}
+        return LossParts(losses.sum(), pairs, metrics, tokens=int((micro_batch["document_ids"] >= 0).sum()))
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...
+
+
+def pair_batch(pairs: Sequence[ReferencedPair], pad_id: int) -> dict[str, Tensor]:
+    """N pairs as 2N rows, the chosen answers first, with the reference's log-probabilities (N each)."""
+    samples = [pair.pair.chosen for pair in pairs] + [pair.pair.rejected for pair in pairs]
+    batch = tensors_of(batch_rows([join([sample]) for sample in samples], pad_id))
+    batch["reference_chosen"] = torch.tensor([pair.chosen_logp for pair in pairs])
+    batch["reference_rejected"] = torch.tensor([pair.rejected_logp for pair in pairs])
+    return batch
+
+
+def completions(model: Decoder, batch: Any) -> tuple[Completions, Completions]:
+    """Log-probabilities (fp32) of the chosen and of the rejected answers of a `pair_batch`; prompts do not count."""
+    hidden = model(batch["input_ids"], document_ids=batch["document_ids"])  # 2N, T, C
+    weights = batch["weights"]  # 2N, T
+    kept = weights.flatten().nonzero().squeeze(1)  # the head sees answers only
+    logprobs = token_logprobs(hidden.flatten(0, 1)[kept][None], model, batch["targets"].flatten()[kept][None])
+    each = torch.zeros(weights.numel(), device=weights.device).index_put((kept,), logprobs[0]).view_as(weights)
+    logps, lengths = each.sum(1), weights.sum(1)
+    pairs = len(logps) // 2
+    return Completions(logps[:pairs], lengths[:pairs]), Completions(logps[pairs:], lengths[pairs:])
+
+
+def with_reference(
+    model: Decoder, pairs: Sequence[EncodedPair], micro_batch_size: int, pad_id: int, dtype: str
+) -> list[ReferencedPair]:
+    """Every pair with the log-probabilities that `model`, as it is now, gives its answers."""
+    found = []
+    for part in parts([ReferencedPair(pair, 0.0, 0.0) for pair in pairs], micro_batch_size):
+        with torch.no_grad(), autocast(dtype):
+            chosen, rejected = completions(model, pair_batch(part, pad_id))
+        values = zip(part, chosen.logps.tolist(), rejected.logps.tolist(), strict=True)
+        found += [ReferencedPair(row.pair, c, r) for row, c, r in values]
+    return found
+
+
+# ---------------------------------------------------------------- the stage
+
+
+def run(settings: DpoSettings, context: StageContext) -> StageResult:
+    """Audit the pairs, compute the reference, train, and leave the model in `model/`."""
+    tokenizer = open_tokenizer(settings, context)
+    loaded = load_preferences(settings.datasets, context)
+    held_out = load_preferences(settings.held_out, context) if settings.held_out else Loaded[Preference]()
+    encoded = encode_pairs(tokenizer, loaded.rows, loaded.weights, settings.sequence_len)
+    report = audit_pairs(tokenizer, encoded, loaded, held_out.rows)
+    write_json(context.folder / "audit.json", report)
+    context.console.info(audit_pairs_text(report, colour=context.console.is_terminal))
+
+    pairs = repeat_by_weight(encoded.pairs, encoded.weights)
+    rows_per_step = settings.micro_batch_size * settings.gradient_accumulation_steps
+    order = RowOrder(len(pairs), rows_per_step, context.seed)
+    options = train_options(
+        settings,
+        seed=context.seed,
+        steps_per_epoch=order.steps_per_epoch,
+        data_fingerprint=data_fingerprint(pairs),
+        batch={"pairs": rows_per_step, "base_model": _weights_fingerprint(context, settings)},
+    )
+    model = load_model(context.model_folder(settings.base_model))
+    sizes = (settings.micro_batch_size, tokenizer.pad_id, options.dtype)
+    objective = PreferPairs(with_reference(model, pairs, *sizes), order, settings, tokenizer.pad_id)
+    held_out_pairs = encode_pairs(tokenizer, held_out.rows, held_out.weights, settings.sequence_len).pairs
+    held_out_objective = PreferPairs(with_reference(model, held_out_pairs, *sizes), order, settings, tokenizer.pad_id)
+
+    def evaluate(model: Any) -> dict[str, float]:
+        return {f"validation/{name}": v for name, v in mean_metrics(model, held_out_objective, options.dtype).items()}
+
+    prompts = _sample_prompts(settings, tokenizer, held_out.rows or loaded.rows)
+    write_samples(model, tokenizer, prompts, context, "before", max_new_tokens=settings.sample_tokens)
+    result = train(model, objective, options, context, evaluate=evaluate if held_out_pairs else None)
+    write_samples(model, tokenizer, prompts, context, "after", max_new_tokens=settings.sample_tokens)
+
+    some = PreferPairs(objective.pairs[:MEASURED_PAIRS], order, settings, tokenizer.pad_id)
+    trained = mean_metrics(model, some, options.dtype)
+    change = trained["logps/chosen_change"]
+    is_displaced = change < -DISPLACEMENT_NATS
+    if is_displaced:
+        context.console.warn(
+            f"{context.name}: chosen answers lost {-change:.2f} nats of log-probability while the margin grew "
+            "(likelihood displacement); the loss does not show it. Try rpo_alpha: 1.0, fewer steps or a higher beta"
+        )
+    save_tokenizer(settings, context, tokenizer)
+    ends = stop_ids(tokenizer, [pair.chosen for pair in encoded.pairs])
+    save_model(model, context.folder / "model", generation={"eos_token_id": ends})
+    shown = ("rewards/accuracies", "rewards/margins", "logps/chosen_change")
+    metrics = {"loss": result.loss, "likelihood_displacement": is_displaced}
+    metrics |= {name: trained[name] for name in shown}
+    metrics |= {name: value for name, value in result.metrics.items() if name.startswith("validation/")}
+    counts = {"pairs": report["pairs"], "steps": result.steps, "left_out": sum(encoded.dropped.values())}
+    return StageResult(counts=counts, metrics=metrics)
+
+
+def mean_metrics(model: Decoder, objective: PreferPairs, dtype: str) -> dict[str, float]:
+    """Loss and metrics over all pairs of an objective, without gradients."""
+    sums: dict[str, float] = {}
+    for part in parts(objective.pairs, objective.settings.micro_batch_size):
+        with torch.no_grad(), autocast(dtype):
+            found = objective.loss(model, pair_batch(part, objective.pad_id))
+        for name, value in {"loss": float(found.loss_sum), **{n: v for n, (v, _) in found.metrics.items()}}.items():
+            sums[name] = sums.get(name, 0.0) + value
+    return {name: value / len(objective.pairs) for name, value in sums.items()}
+
+
+def _weights_fingerprint(context: StageContext, settings: DpoSettings) -> str:
+    """A reference of another start model may not be mixed with this run's checkpoints."""
+    return fingerprint_of([fingerprint_file(path) for path in weight_files(context.model_folder(settings.base_model))])
+
+
+def _sample_prompts(
+    settings: DpoSettings, tokenizer: Tokenizer, preferences: Sequence[Preference]
+) -> list[SamplePrompt]:
+    asked: list[Messages] = [({"role": "user", "content": text},) for text in settings.sample_prompts]
+    asked = asked or [preference.prompt for preference in preferences[:SAMPLES_SHOWN]]
+    prompts = [SamplePrompt(str(messages[-1]["content"]), prompt_ids(tokenizer, messages)) for messages in asked]
+    return [prompt for prompt in prompts if len(prompt.ids) < settings.sequence_len]
+
+
+def check(settings: DpoSettings, context: StageContext) -> CheckReport:
+    """Every pair read and checked; what would be compared, where the tokenizer exists."""
+    return check_pairs(settings, context)
