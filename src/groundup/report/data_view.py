@@ -205,16 +205,8 @@ def _tokens(manifest: Any) -> list[dict[str, str]]:
     ]
 
 
-def _facts(found: Any) -> list[tuple[str, str]]:
-    """Numbers and short words of a JSON object, one level of nesting deep."""
-    rows: list[tuple[str, str]] = []
-    for key, value in found.items() if isinstance(found, Mapping) else ():
-        words = str(key).replace("_", " ")
-        if isinstance(value, Mapping):
-            rows += [(f"{words}: {name}", _word(inner)) for name, inner in value.items() if _is_word(inner)]
-        elif _is_word(value):
-            rows.append((words, _word(value)))
-    return rows[:40]
+def _facts(found: Mapping[str, Any]) -> list[tuple[str, str]]:
+    return [(str(key).replace("_", " "), _word(value)) for key, value in found.items() if _is_word(value)]
 
 
 def _is_word(value: Any) -> bool:

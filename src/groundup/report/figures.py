@@ -128,13 +128,16 @@ def line_chart(
     if not drawn:
         canvas.text(WIDTH / 2, height / 2, "no finite values were logged", "tick", "middle")
         return canvas.svg()
-    left, right, top, bottom = 54.0, WIDTH - 14.0, 34.0, height - 40.0
+    has_top_line = len(drawn) > 1 or bool(marks) or level_line is not None
+    right, top, bottom = WIDTH - 14.0, 34.0 if has_top_line else 10.0, height - 40.0
     xs = [x for _, points in drawn for x, _ in points]
     ys = [y for _, points in drawn for _, y in points] + ([level_line[0]] if level_line else [])
-    x_scale = Scale(min(xs), max(xs), left, right)
     low, high = (min(ys) / 1.05, max(ys) * 1.05) if log_y else padded(min(ys), max(ys))
     y_scale = Scale(low, high, bottom, top, is_log=log_y)
-    _axes(canvas, x_scale, y_scale, x_title, y_title)
+    y_ticks = _y_ticks(y_scale)
+    left = 34.0 + 6.4 * max(len(short_number(tick)) for tick in y_ticks)
+    x_scale = Scale(min(xs), max(xs), left, right)
+    _axes(canvas, x_scale, y_scale, y_ticks, x_title, y_title)
     if level_line:
         canvas.line(left, y_scale(level_line[0]), right, y_scale(level_line[0]), "level")
         canvas.text(right, y_scale(level_line[0]) - 4, level_line[1], "tick", "end")
@@ -160,12 +163,18 @@ def line_chart(
     return canvas.svg()
 
 
-def _axes(canvas: _Canvas, x_scale: Scale, y_scale: Scale, x_title: str, y_title: str) -> None:
+def _y_ticks(scale: Scale) -> list[float]:
+    ticks = log_ticks(scale.low, scale.high) if scale.is_log else nice_ticks(scale.low, scale.high)
+    if scale.is_log and len(ticks) < 3:  # less than a decade: round linear numbers say more
+        ticks = nice_ticks(scale.low, scale.high, 4)
+    return ticks
+
+
+def _axes(
+    canvas: _Canvas, x_scale: Scale, y_scale: Scale, y_ticks: Sequence[float], x_title: str, y_title: str
+) -> None:
     left, right, top, bottom = x_scale.start, x_scale.end, y_scale.end, y_scale.start
-    ticks = log_ticks(y_scale.low, y_scale.high) if y_scale.is_log else nice_ticks(y_scale.low, y_scale.high)
-    if y_scale.is_log and len(ticks) < 2:  # less than one decade: round linear numbers say more
-        ticks = nice_ticks(y_scale.low, y_scale.high, 4)
-    for tick in ticks:
+    for tick in y_ticks:
         canvas.line(left, y_scale(tick), right, y_scale(tick), "grid")
         canvas.text(left - 6, y_scale(tick) + 4, short_number(tick), "tick", "end")
     for tick in nice_ticks(x_scale.low, x_scale.high):

@@ -9,7 +9,7 @@ from typing import Any
 from groundup.report.reading import StageFiles
 
 BOX_WIDTH, BOX_HEIGHT = 112.0, 40.0
-GAP_X, GAP_Y = 34.0, 16.0
+GAP_X, GAP_Y = 28.0, 16.0
 
 
 def lineage_data(stages: Sequence[StageFiles]) -> dict[str, Any]:
@@ -102,7 +102,7 @@ def without_shortcuts(names: Sequence[str], edges: Sequence[Mapping[str, Any]]) 
 
 
 def lineage_svg(lineage: Mapping[str, Any]) -> str:
-    """Boxes with name, kind and the first eight characters of the output's fingerprint; arrows for what was read."""
+    """Boxes with name, kind and the first six characters of the output's fingerprint; arrows for what was read."""
     nodes = {node["name"]: node for node in lineage.get("nodes", [])}
     if not nodes:
         return ""
@@ -120,7 +120,7 @@ def lineage_svg(lineage: Mapping[str, Any]) -> str:
     boxes = [_box(nodes[name], *place[name]) for name in nodes]
     said = "; ".join(f"{end} reads {start}" for start, end in drawn) or "no stage reads another"
     return (
-        f'<svg class="lineage" viewBox="0 0 {width:.0f} {height:.0f}" style="min-width:{width * 0.72:.0f}px;'
+        f'<svg class="lineage" viewBox="0 0 {width:.0f} {height:.0f}" style="min-width:{width * 0.8:.0f}px;'
         f'max-width:{width * 1.15:.0f}px" role="img" aria-labelledby="lineage-t lineage-d">'
         f'<title id="lineage-t">Lineage of the stages</title><desc id="lineage-d">{escape(said)}</desc>'
         '<defs><marker id="arrow" viewBox="0 0 6 6" refX="6" refY="3" markerWidth="6" markerHeight="6" orient="auto">'
@@ -137,12 +137,12 @@ def _arrow(start: tuple[float, float], end: tuple[float, float]) -> str:
 
 
 def _box(node: Mapping[str, Any], x: float, y: float) -> str:
-    output = str(node.get("output") or "")[:8] or str(node.get("status", ""))
+    output = str(node.get("output") or "")[:6] or str(node.get("status", ""))
+    note = output if node["kind"] == node["name"] else f"{node['kind']} {output}"
     full = escape(f"{node['name']} ({node['kind']}), {node.get('status')}, output {node.get('output') or 'none yet'}")
     return (
         f'<g class="node {escape(str(node.get("status", "")))}"><title>{full}</title>'
         f'<rect x="{x:.1f}" y="{y:.1f}" width="{BOX_WIDTH}" height="{BOX_HEIGHT}" rx="3"/>'
         f'<text x="{x + 8:.1f}" y="{y + 16:.1f}" class="node-name">{escape(str(node["name"])[:15])}</text>'
-        f'<text x="{x + 8:.1f}" y="{y + 31:.1f}" class="node-note">{escape(str(node["kind"])[:9])} '
-        f"{escape(output)}</text></g>"
+        f'<text x="{x + 8:.1f}" y="{y + 31:.1f}" class="node-note">{escape(note)}</text></g>'
     )

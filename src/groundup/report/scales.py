@@ -66,15 +66,18 @@ def finite(points: Sequence[Point]) -> list[Point]:
 
 
 def smooth(points: Sequence[Point], window: int) -> list[Point]:
-    """Exponential moving average over about `window` points, corrected for its start (as in Adam)."""
-    if window <= 1:
+    """Mean over the `window` points around each one (fewer at the ends), so that the line does not lag behind."""
+    half = window // 2
+    if half < 1:
         return list(points)
-    keep = 1 - 2 / (window + 1)
-    total = weight = 0.0
+    sums = [0.0]
+    for _, y in points:
+        sums.append(sums[-1] + y)
     smoothed = []
-    for x, y in points:
-        total, weight = keep * total + (1 - keep) * y, keep * weight + (1 - keep)
-        smoothed.append((x, total / weight))
+    for index, (x, _) in enumerate(points):
+        reach = min(half, index, len(points) - 1 - index)  # the same on both sides, so a slope stays a slope
+        low, high = index - reach, index + reach + 1
+        smoothed.append((x, (sums[high] - sums[low]) / (high - low)))
     return smoothed
 
 
