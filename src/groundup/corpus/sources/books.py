@@ -39,8 +39,8 @@ def read(source: BooksSource, inputs: Iterable[Input], notes: Counter[str]) -> I
             continue
         try:
             text = file.read_text()
-        except OSError as error:
-            yield Drop(file.name, "read", "unreadable file", f"{file.name}: {error}")
+        except (OSError, EOFError) as error:
+            yield Drop(file.name, "read", "unreadable file", f"{file.where}: {error}")
             continue
         notes["files"] += 1
         if other := _other_spelling(name, names):
@@ -50,7 +50,7 @@ def read(source: BooksSource, inputs: Iterable[Input], notes: Counter[str]) -> I
             continue
         body = strip_gutenberg(text)
         if not body:
-            yield Drop(file.name, "read", "empty file", file.name)
+            yield Drop(file.name, "read", "empty file", file.where)
             continue
         parts = split_book(body, source.part_chars)
         licence = source.licence or file.licence or "unknown"

@@ -30,8 +30,8 @@ def read(source: DialogueSource, inputs: Iterable[Input], notes: Counter[str]) -
         notes["files"] += 1
         try:
             conversations = conversations_of(file.read_text())
-        except (OSError, YAMLError, ValueError) as error:
-            yield Drop(file.name, "read", "unreadable file", f"{file.name}: {str(error).splitlines()[0]}")
+        except (OSError, EOFError, YAMLError, ValueError) as error:
+            yield Drop(file.name, "read", "unreadable file", f"{file.where}: {str(error).splitlines()[0]}")
             continue
         for place, turns in enumerate(conversations, 1):
             id = f"{file.name}#{place}"

@@ -7,6 +7,7 @@ import codecs
 import glob
 import gzip
 import io
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,12 +20,16 @@ from groundup.packages import is_package, open_member, split_spec
 
 @dataclass(frozen=True)
 class Input:
-    """One file to read. `name` is what messages and ids use; `licence` is the package's, where it is one."""
+    """One file to read. `name` goes into ids, and is the same wherever the data lies; messages say `where` it is."""
 
-    name: str
+    name: str  # relative to what the recipe names
     path: Path | None = None
     content: bytes | None = None
-    licence: str = ""
+    licence: str = ""  # the package's, where it is one
+
+    @property
+    def where(self) -> str:
+        return str(self.path) if self.path is not None else self.name
 
     def open(self) -> IO[bytes]:
         """The bytes as they are on disk. Raises OSError where they cannot be read."""
@@ -51,8 +56,12 @@ def open_inputs(spec: str, cache: Path, console: Console | None) -> Iterator[Inp
         for name, content in open_member(spec, cache, console):
             yield Input(f"{package.name}/{name}", content=content, licence=package.licence)
         return
-    for path in local_files(spec):
-        yield Input(str(path), path=path)
+    files = local_files(spec)
+    root = Path(spec).expanduser()
+    if not root.is_dir():
+        root = Path(os.path.commonpath([path.parent for path in files]))
+    for path in files:
+        yield Input(path.relative_to(root).as_posix(), path=path)
 
 
 def local_files(spec: str) -> list[Path]:

@@ -25,19 +25,19 @@ def read_texts(source: TextSource, inputs: Iterable[Input], notes: Counter[str])
             with file.open_unpacked() as stream:
                 data = stream.read()
         except (OSError, EOFError) as error:
-            yield Drop(file.name, "read", "unreadable file", f"{file.name}: {error}")
+            yield Drop(file.name, "read", "unreadable file", f"{file.where}: {error}")
             continue
         if suffix not in _HTML | _TEXT:
-            yield Drop(file.name, "read", f"not a text file ({suffix})", file.name, len(data))
+            yield Drop(file.name, "read", f"not a text file ({suffix})", file.where, len(data))
         elif b"\0" in data[:8000] and not data.startswith((b"\xff\xfe", b"\xfe\xff")):
-            yield Drop(file.name, "read", "binary file", file.name, len(data))
+            yield Drop(file.name, "read", "binary file", file.where, len(data))
         elif not data.strip():
-            yield Drop(file.name, "read", "empty file", file.name)
+            yield Drop(file.name, "read", "empty file", file.where)
         else:
             is_html = suffix in _HTML
             text = decode_page(data, None) if is_html else decode(data)
             licence = source.licence or file.licence or "unknown"
-            yield Document(file.name, file.name, licence, text, "html" if is_html else "prose")
+            yield Document(file.name, file.where, licence, text, "html" if is_html else "prose")
 
 
 def read_rows(source: JsonlSource, inputs: Iterable[Input], notes: Counter[str]) -> Iterator[Document | Drop]:
@@ -51,10 +51,10 @@ def read_rows(source: JsonlSource, inputs: Iterable[Input], notes: Counter[str])
                     if line.strip():
                         yield _row(line, f"{file.name}:{row}", source, file)
         except (OSError, EOFError) as error:
-            yield Drop(f"{file.name}:{row + 1}", "read", "unreadable file", f"{file.name}: {error}")
+            yield Drop(f"{file.name}:{row + 1}", "read", "unreadable file", f"{file.where}: {error}")
             continue
         if not row:
-            yield Drop(f"{file.name}:1", "read", "empty file", file.name)
+            yield Drop(f"{file.name}:1", "read", "empty file", file.where)
 
 
 def _row(line: bytes, id: str, source: JsonlSource, file: Input) -> Document | Drop:

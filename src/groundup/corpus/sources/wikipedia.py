@@ -36,10 +36,10 @@ def read(source: WikipediaSource, inputs: Iterable[Input], notes: Counter[str]) 
                     yield page
         except (ElementTree.ParseError, OSError, EOFError) as error:
             reason = "damaged dump: the rest of the file could not be read" if pages else "not a readable XML dump"
-            yield Drop(f"{file.name}#{pages + 1}", "read", reason, f"{file.name}: {error}")
+            yield Drop(f"{file.name}#{pages + 1}", "read", reason, f"{file.where}: {error}")
         else:
             if not pages:
-                yield Drop(f"{file.name}#1", "read", "not a readable XML dump", f"{file.name}: it holds no <page>")
+                yield Drop(f"{file.name}#1", "read", "not a readable XML dump", f"{file.where}: it holds no <page>")
 
 
 def _pages(stream: Any, file: Input, source: WikipediaSource) -> Iterator[Document | Drop]:
