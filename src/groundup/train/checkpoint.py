@@ -234,8 +234,9 @@ def _load(
     _check_configuration(checkpoint, state.configuration, configuration)
     weights = load_file(checkpoint / "model.safetensors")
     targets = _saved_weights(model)
-    if set(weights) != set(targets):
-        different = sorted(set(weights) ^ set(targets))
+    shapes = [{(name, tuple(tensor.shape)) for name, tensor in which.items()} for which in (weights, targets)]
+    if shapes[0] != shapes[1]:
+        different = sorted({name for name, _ in shapes[0] ^ shapes[1]})
         raise UserError(
             f"the checkpoint's parameters are not the model's: {', '.join(different[:3])} ...",
             where=str(checkpoint),

@@ -22,7 +22,7 @@ class MetricsFile:
         self._file: TextIO = open(path, "a", encoding="utf-8")  # noqa: SIM115 (closed by `close`)
 
     def write(self, row: dict[str, Any]) -> None:
-        self.last = row
+        self.last = json.loads(_line(row))  # as a later attempt will read it
         try:
             self._file.write(_line(row))
             self._file.flush()
