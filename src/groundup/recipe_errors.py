@@ -13,7 +13,7 @@ from typing import Any, get_args
 from pydantic import BaseModel, ValidationError
 
 from groundup.errors import Problem
-from groundup.recipe_file import KeyPath, RecipeFile, did_you_mean, nearest, one_of, value_at
+from groundup.recipe_file import KeyPath, RecipeFile, any_of, did_you_mean, nearest, one_of, value_at
 
 # Keys as LLaMA-Factory, TRL, litgpt, torchtune and others spell them -> as they are spelled here
 OTHER_SPELLINGS = {
@@ -150,9 +150,9 @@ def _problem(group: list[_Located], model: type[BaseModel], data: Any, prefix: K
         )
     if error.type in ("value_error", "assertion_error"):
         what = str(context.get("error", error.detail["msg"]))
-        return Problem(f"{name}: {what}" if name else what, file.where(path))
+        return Problem(f"{name}: {what}" if name else _owner(prefix) + what, file.where(path, of_key=not name))
     value = error.detail.get("input")
-    expected = _join([phrase for one in group for phrase in _expected(one)])
+    expected = any_of(phrase for one in group for phrase in _expected(one))
     choices = [word.strip("'") for one in group for word in _choices(one)]
     hint = did_you_mean(value, choices) if isinstance(value, str) else ""
     fix = "put it in quotes" if error.type == "string_type" and isinstance(value, int | float) else ""
@@ -272,11 +272,6 @@ def first_sentence(text: str) -> str:
 
 def _dotted(path: KeyPath) -> str:
     return ".".join(map(str, path))
-
-
-def _join(phrases: list[str]) -> str:
-    different = list(dict.fromkeys(phrases))
-    return ", ".join(different[:-1]) + " or " + different[-1] if len(different) > 1 else different[0]
 
 
 def _shown(value: Any) -> str:

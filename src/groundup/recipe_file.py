@@ -111,6 +111,8 @@ def _compose(text: str, name: str) -> Node | None:
 def _build(node: Node, path: KeyPath, file: RecipeFile) -> Any:
     """Plain data of a node; notes the place of everything on the way."""
     file.values.setdefault(path, _line_and_column(node))
+    if not isinstance(node, ScalarNode) and node.tag not in ("tag:yaml.org,2002:map", "tag:yaml.org,2002:seq"):
+        file.problems.append(_tag_problem(node, file))
     if isinstance(node, MappingNode):
         return _build_mapping(node, path, file)
     if isinstance(node, SequenceNode):
@@ -151,12 +153,15 @@ def _scalar(node: Node, file: RecipeFile) -> Any:
     if tag in ("str", "timestamp"):  # a date stays a text: no setting is a date, and names may look like one
         return str(node.value)
     if tag not in ("int", "float", "bool", "null"):
-        shown = f"!!{tag}" if not tag.startswith("!") else tag
-        file.problems.append(
-            Problem(f"the YAML tag {shown} is not allowed here", _place(file.path, node), "write a plain value")
-        )
+        file.problems.append(_tag_problem(node, file))
         return str(node.value)
     return YAML(typ="safe", pure=True).constructor.construct_object(node)
+
+
+def _tag_problem(node: Node, file: RecipeFile) -> Problem:
+    tag = str(node.tag)
+    shown = f"!!{tag.removeprefix('tag:yaml.org,2002:')}" if tag.startswith("tag:") else tag
+    return Problem(f"the YAML tag {shown} is not allowed here", _place(file.path, node), "write a plain value")
 
 
 def _line_and_column(node: Node) -> tuple[int, int]:
@@ -183,6 +188,8 @@ PLAIN_WORDS = (
     ("expected ',' or '}'", "a mapping that was opened with '{' is not closed", "add '}' or a missing ','"),
     ("could not find expected ':'", "a key without ':'", "write `key: value`, with a blank after the colon"),
     ("expected <block end>", "the indentation does not fit the lines above", "align keys of one block in one column"),
+    ("expected the node content", "a value is missing", "write the value, or close what was opened"),
+    ("expected alphabetic or numeric", "a '*' or '&' that names nothing", "put the text in quotes"),
     ("found undefined alias", "a '*name' that no '&name' defines", "put the text in quotes if no alias is meant"),
     ("that cannot start any token", "a character that cannot start a value", "put the text in quotes"),
     ("but found another document", "a second document ('---') in one file", "keep one recipe a file"),
@@ -295,6 +302,12 @@ def nearest(word: str, known: Iterable[str]) -> str | None:
     by_lower = {name.lower(): name for name in known}
     found = difflib.get_close_matches(word.lower(), by_lower, n=1, cutoff=0.6)
     return by_lower[found[0]] if found else None
+
+
+def any_of(words: Iterable[str]) -> str:
+    """`a, b or c`."""
+    different = list(dict.fromkeys(words))
+    return ", ".join(different[:-1]) + " or " + different[-1] if len(different) > 1 else different[0]
 
 
 def one_of(what: str, known: Iterable[str], at_most: int = 14) -> str:

@@ -13,7 +13,7 @@ from pydantic import BaseModel
 
 from groundup.errors import Problem
 from groundup.recipe import Presentation, Reads
-from groundup.recipe_file import KeyPath, RecipeFile, did_you_mean, nearest, one_of
+from groundup.recipe_file import KeyPath, RecipeFile, any_of, did_you_mean, nearest, one_of
 
 LEFT_TO_THE_STAGE = ("package:", "hf://", "http://", "https://")
 
@@ -39,7 +39,7 @@ def references(
         if reads.kinds and value in kind_of_stage:
             if kind_of_stage[value] not in reads.kinds or value == name:
                 what = "itself" if value == name else f"'{value}', a {kind_of_stage[value]} stage"
-                needed = " or ".join(reads.kinds)
+                needed = any_of(reads.kinds)
                 fix = one_of(f"{needed} stages", right) if right else f"this recipe has no {needed} stage: add one"
                 file.problems.append(
                     Problem(f"{key}: stage '{name}' cannot read {what}; it reads {needed}", where, fix)
@@ -68,11 +68,7 @@ def _not_found(
 ) -> Problem:
     if reads.kinds and "/" not in value:
         hint = did_you_mean(value, kind_of_stage)
-        fix = (
-            one_of(f"{' or '.join(reads.kinds)} stages", right)
-            if right
-            else "name a stage, a folder or hf://owner/name"
-        )
+        fix = one_of(f"{any_of(reads.kinds)} stages", right) if right else "name a stage, a folder or hf://owner/name"
         return Problem(f"{key}: there is no stage and no file '{value}'{hint}", where, fix)
     return Problem(f"{key}: no such file or folder: {value}", where, _paths_near(Path(value)))
 

@@ -87,13 +87,15 @@ def run_recipe(
     console = console or Console()
     with folders.locked(folder), _logging_to(folder / "run.log", console), listening_for_signals() as stop:
         folders.mend(folder)
+        anew = set(only or recipe.stages) if fresh else set()
+        console.info(opening_line(recipe, stages, folder, anew))
         _write_record(recipe, folder)
         if before is not None:
             before(folder)
         with folders.RunState(folder, recipe.name, list(recipe.stages)) as state:
             run = _Run(recipe, folder, console, stop, state, cache or folders.cache_folder(), debug)
             try:
-                _run_stages(run, stages, set(only or recipe.stages) if fresh else set())
+                _run_stages(run, stages, anew)
             except (Stopped, KeyboardInterrupt) as stopped:
                 exit_code = stopped.exit_code if isinstance(stopped, Stopped) else EXIT_INTERRUPTED
                 state.end("stopped", exit_code=exit_code)
@@ -134,7 +136,6 @@ def _write_record(recipe: Recipe, folder: Path) -> None:
 
 
 def _run_stages(run: _Run, stages: Sequence[Stage], anew: set[str]) -> None:
-    run.console.info(opening_line(run.recipe, stages, run.folder, anew))
     outputs: dict[str, Artifact] = {}
     for number, stage in enumerate(stages, 1):
         run.stop.raise_if_set("finished stages are kept")
