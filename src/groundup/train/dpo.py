@@ -85,15 +85,16 @@ class PreferPairs:
         )
         pairs = self.weight(micro_batch)
         with torch.no_grad():
-            gained, lost = chosen.logps - reference_chosen.logps, rejected.logps - reference_rejected.logps
+            gained = chosen.logps.detach() - reference_chosen.logps
+            lost = rejected.logps.detach() - reference_rejected.logps
             margins = settings.beta * (gained - lost)
             values = {
                 "rewards/chosen": settings.beta * gained,
                 "rewards/rejected": settings.beta * lost,
                 "rewards/margins": margins,
                 "rewards/accuracies": (margins > 0).float(),
-                "logps/chosen": chosen.logps,
-                "logps/rejected": rejected.logps,
+                "logps/chosen": chosen.logps.detach(),
+                "logps/rejected": rejected.logps.detach(),
                 "logps/chosen_change": gained,
             }
         metrics = {name: (float(value.sum()), pairs) for name, value in values.items()}
