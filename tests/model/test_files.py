@@ -119,7 +119,7 @@ def test_missing_unexpected_and_misshapen_weights_are_all_named_at_once(folder):
     assert "do not belong together" in text
 
 
-def test_a_redundant_tied_head_is_fine_and_a_different_one_is_not(tmp_path, tokens):
+def test_a_redundant_tied_head_is_fine_and_a_different_one_is_not(tmp_path):
     from groundup.model.decoder import Decoder
     from groundup.model.init import init_weights
 
@@ -193,7 +193,7 @@ def test_tokenizer_files_are_copied(folder, tmp_path):
     tokenizer = write_tokenizer(tmp_path / "tokenizer", ["a", "b"])
     assert copy_tokenizer_files(tokenizer.folder, folder) == ["tokenizer.json", "chat_template.jinja"]
     assert (folder / "chat_template.jinja").read_text() == "{{ messages }}"
-    with pytest.raises(UserError, match="no tokenizer.json"):
+    with pytest.raises(UserError, match="no tokenizer"):
         copy_tokenizer_files(tmp_path / "nowhere", folder)
 
 

@@ -56,8 +56,7 @@ def test_the_table_grows_and_serves_training_after_generation():
     table = RotaryTable(model_config("tiny"))
     with torch.inference_mode():
         table.at(torch.tensor([[1]]), 2, torch.float32)
-    cos, sin = table.at(torch.tensor([[5000]]), 5001, torch.float32)
-    assert torch.isfinite(cos).all()
+    assert torch.stack(table.at(torch.tensor([[5000]]), 5001, torch.float32)).isfinite().all()
     short = RotaryTable(model_config("tiny")).at(torch.tensor([[1]]), 2, torch.float32)
     long = table.at(torch.tensor([[1]]), 2, torch.float32)
     assert all(torch.equal(a, b) for a, b in zip(short, long, strict=True))

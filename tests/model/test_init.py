@@ -10,7 +10,13 @@ from groundup.model.config import model_config
 from groundup.model.decoder import Decoder
 from groundup.model.init import init_weights
 
-SHAPE = {"vocab_size": 101, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4}
+SHAPE = {
+    "vocab_size": 101,
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+}
 
 
 def weights(seed=7, **fields):

@@ -14,23 +14,25 @@ LENGTHS = (13, 1, 9, 17)  # documents packed into one row of 40
 
 @pytest.fixture(params=["matmul", "sdpa"])
 def form(request, monkeypatch):
-    monkeypatch.setattr(attention, "choose_attention", lambda device_type, keys: request.param)
-    return request.param
+    """Both ways to compute attention."""
+    monkeypatch.setattr(attention, "choose_attention", lambda *_: request.param)
 
 
 def documents(rows: int) -> Tensor:
     return torch.repeat_interleave(torch.arange(len(LENGTHS)), torch.tensor(LENGTHS)).expand(rows, -1)
 
 
+@pytest.mark.usefixtures("form")
 @torch.no_grad()
-def test_logits_equal_transformers(twins, tokens, form):
+def test_logits_equal_transformers(twins, tokens):
     theirs = twins.theirs(tokens).logits
     assert (twins.ours.logits(twins.ours(tokens)) - theirs).abs().max() <= TOLERANCE
     assert theirs.std() > 0.1  # the comparison means something
 
 
+@pytest.mark.usefixtures("form")
 @torch.no_grad()
-def test_packed_documents_equal_transformers_reading_each_alone(twins, tokens, form):
+def test_packed_documents_equal_transformers_reading_each_alone(twins, tokens):
     ours = twins.ours.logits(twins.ours(tokens, document_ids=documents(len(tokens))))
     start = 0
     for length in LENGTHS:
@@ -39,8 +41,9 @@ def test_packed_documents_equal_transformers_reading_each_alone(twins, tokens, f
         start += length
 
 
+@pytest.mark.usefixtures("form")
 @torch.no_grad()
-def test_padding_on_either_side_changes_nothing(twins, tokens, form):
+def test_padding_on_either_side_changes_nothing(twins, tokens):
     whole = twins.ours(tokens[:, :20])
     pad = torch.full((3, 6), -1)
     zeros = torch.zeros(3, 20, dtype=torch.long)

@@ -14,6 +14,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from groundup.errors import Problem, UserError
+from groundup.model.hf_config import (
+    ROPE_KEYS,
+    layer_types_of,
+    no_rope_layers_of,
+    sliding_window_of,
+    unsupported,
+)
+from groundup.model.presets import PRESETS
 
 ARCHITECTURES = {
     "llama": "Llama",
@@ -25,7 +33,6 @@ ARCHITECTURES = {
 """model_type -> the prefix of transformers' class names. SmolLM and SmolLM2 are `llama` in their config.json."""
 
 SUPPORTED = "Llama (also SmolLM, SmolLM2, TinyLlama), Mistral, Qwen2/Qwen2.5, Qwen3 (dense) and SmolLM3"
-ROPE_TYPES = ("default", "linear", "llama3", "yarn")
 
 
 @dataclass(frozen=True)
@@ -153,7 +160,7 @@ class ModelConfig:
             )
         required = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
         problems = [Problem(f"`{key}` is missing", where) for key in required if key not in config]
-        problems += _unsupported(config, where)
+        problems += unsupported(config, where)
         if problems:
             raise UserError(problems)
 
@@ -181,9 +188,9 @@ class ModelConfig:
                 attention_bias=model_type == "qwen2" or bool(config.get("attention_bias", False)),
                 mlp_bias=bool(config.get("mlp_bias", False)),
                 qk_norm=model_type == "qwen3",
-                sliding_window=_window(config),
-                layer_types=_layer_types(config, layers),
-                no_rope_layers=_no_rope_layers(config, layers),
+                sliding_window=sliding_window_of(config),
+                layer_types=layer_types_of(config, layers),
+                no_rope_layers=no_rope_layers_of(config, layers),
                 model_type=str(model_type),
                 initializer_range=float(config.get("initializer_range", 0.02)),
                 bos_token_id=config.get("bos_token_id"),
@@ -237,55 +244,7 @@ class ModelConfig:
         return config
 
 
-# ---------------------------------------------------------------- reading details of config.json
-
-
-def _unsupported(config: Mapping[str, Any], where: str) -> list[Problem]:
-    """Settings that change what the model computes and that our decoder does not have."""
-    problems = []
-    activation = config.get("hidden_act", "silu")
-    if activation not in ("silu", "swish"):
-        problems.append(Problem(f"hidden_act {activation!r} is not supported", where, "supported: silu (SwiGLU)"))
-    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
-    rope_type = rope.get("rope_type", rope.get("type", "default"))
-    if rope_type not in ROPE_TYPES:
-        supported = ", ".join(ROPE_TYPES)
-        problems.append(Problem(f"RoPE scaling {rope_type!r} is not supported", where, f"supported: {supported}"))
-    if rope.get("partial_rotary_factor", config.get("partial_rotary_factor", 1.0)) not in (None, 1.0):
-        problems.append(Problem("`partial_rotary_factor` other than 1 is not supported", where))
-    if config.get("quantization_config"):
-        problems.append(Problem("quantised weights cannot be read", where, "use the model's unquantised folder"))
-    return problems
-
-
-def _window(config: Mapping[str, Any]) -> int | None:
-    """Llama has no window; Qwen and SmolLM3 have one only where `use_sliding_window` says so."""
-    if config["model_type"] == "llama" or not config.get("sliding_window"):
-        return None
-    if config["model_type"] != "mistral" and not config.get("use_sliding_window", False):
-        return None
-    return int(config["sliding_window"])
-
-
-def _layer_types(config: Mapping[str, Any], layers: int) -> tuple[str, ...] | None:
-    if _window(config) is None or config["model_type"] == "mistral":
-        return None
-    if config.get("layer_types"):
-        return tuple(config["layer_types"])
-    if config["model_type"] == "smollm3":  # transformers: the window applies to the layers without RoPE only
-        no_rope = _no_rope_layers(config, layers) or (1,) * layers
-        return tuple("full_attention" if uses_rope else "sliding_attention" for uses_rope in no_rope)
-    first = int(config.get("max_window_layers", 28))  # transformers' default for Qwen2 and Qwen3
-    return tuple("sliding_attention" if layer >= first else "full_attention" for layer in range(layers))
-
-
-def _no_rope_layers(config: Mapping[str, Any], layers: int) -> tuple[int, ...] | None:
-    if config["model_type"] != "smollm3":
-        return None
-    if config.get("no_rope_layers"):
-        return tuple(int(value) for value in config["no_rope_layers"])
-    interval = int(config.get("no_rope_layer_interval") or 4)
-    return tuple(int((layer + 1) % interval != 0) for layer in range(layers))
+# ---------------------------------------------------------------- shapes that cannot be
 
 
 def _problems(config: ModelConfig) -> list[Problem]:
@@ -342,51 +301,15 @@ def _problems(config: ModelConfig) -> list[Problem]:
         if value is not None and len(value) != config.num_hidden_layers:
             problems.append(Problem(f"`{name}` names {len(value)} layers; the model has {config.num_hidden_layers}"))
     rope_type = (config.rope_scaling or {}).get("rope_type", "default")
-    if rope_type not in ROPE_TYPES:
-        problems.append(Problem(f"RoPE scaling {rope_type!r} is not supported", fix=f"one of {', '.join(ROPE_TYPES)}"))
+    if rope_type not in ROPE_KEYS:
+        problems.append(Problem(f"RoPE scaling {rope_type!r} is not supported", fix=f"one of {', '.join(ROPE_KEYS)}"))
     missing = [key for key in ROPE_KEYS.get(rope_type, ()) if key not in (config.rope_scaling or {})]
     if missing:
         problems.append(Problem(f"RoPE scaling {rope_type!r} needs {', '.join(f'`{key}`' for key in missing)}"))
     return problems
 
 
-ROPE_KEYS: dict[str, tuple[str, ...]] = {
-    "linear": ("factor",),
-    "llama3": ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"),
-    "yarn": ("factor",),
-}
-
-# ---------------------------------------------------------------- named shapes
-
-PRESETS: dict[str, dict[str, Any]] = {
-    # name: fields that differ from ModelConfig's defaults; the vocabulary is the tokenizer's wherever there is one
-    "tiny": {},
-    "10m": dict(hidden_size=384, intermediate_size=1024, num_hidden_layers=6, num_attention_heads=6, num_key_value_heads=6),
-    "30m": dict(
-        vocab_size=8192, hidden_size=512, intermediate_size=1408, num_hidden_layers=8, num_attention_heads=8,
-        num_key_value_heads=4,
-    ),
-    "124m": dict(
-        vocab_size=50304, hidden_size=768, intermediate_size=2048, num_hidden_layers=12, num_attention_heads=12,
-        num_key_value_heads=12,
-    ),
-    "135m": dict(  # SmolLM2-135M
-        vocab_size=49152, hidden_size=576, intermediate_size=1536, num_hidden_layers=30, num_attention_heads=9,
-        num_key_value_heads=3, max_position_embeddings=8192, rope_theta=100_000.0,
-    ),
-    "360m": dict(  # SmolLM2-360M
-        vocab_size=49152, hidden_size=960, intermediate_size=2560, num_hidden_layers=32, num_attention_heads=15,
-        num_key_value_heads=5, max_position_embeddings=8192, rope_theta=100_000.0,
-    ),
-    "1b": dict(  # Llama 3.2 1B without its RoPE scaling
-        vocab_size=128256, hidden_size=2048, intermediate_size=8192, num_hidden_layers=16, num_attention_heads=32,
-        num_key_value_heads=8, max_position_embeddings=8192, rope_theta=500_000.0,
-    ),
-    "8b": dict(  # Llama 3 8B
-        vocab_size=128256, hidden_size=4096, intermediate_size=14336, num_hidden_layers=32, num_attention_heads=32,
-        num_key_value_heads=8, max_position_embeddings=8192, rope_theta=500_000.0, tie_word_embeddings=False,
-    ),
-}  # fmt: skip
+# ---------------------------------------------------------------- from a recipe
 
 FIELDS = tuple(field.name for field in dataclasses.fields(ModelConfig))
 
@@ -399,7 +322,7 @@ def model_config(model: str | Mapping[str, Any], **overrides: Any) -> ModelConfi
     """
     from difflib import get_close_matches
 
-    fields = {"preset": model} if isinstance(model, str) else dict(model)
+    fields: dict[str, Any] = {"preset": model} if isinstance(model, str) else dict(model)
     name = fields.pop("preset", "tiny" if isinstance(model, str) else None)
     if name is not None and name not in PRESETS:
         raise UserError(f"there is no model preset {name!r}", fix=f"one of {', '.join(PRESETS)}")
@@ -415,7 +338,9 @@ def model_config(model: str | Mapping[str, Any], **overrides: Any) -> ModelConfi
     if "num_attention_heads" in fields and "num_key_value_heads" not in fields:
         fields["num_key_value_heads"] = fields["num_attention_heads"]
     if "model_type" not in fields:
-        fields["model_type"] = "qwen3" if fields.get("qk_norm") else "mistral" if fields.get("sliding_window") else "llama"
+        fields["model_type"] = (
+            "qwen3" if fields.get("qk_norm") else "mistral" if fields.get("sliding_window") else "llama"
+        )
     for key in ("layer_types", "no_rope_layers"):
         if isinstance(fields.get(key), list):
             fields[key] = tuple(fields[key])

@@ -26,7 +26,9 @@ class KVCache:
     `documents` (`B, capacity`) keeps each cached token's document id, so that padding on the left stays invisible.
     """
 
-    def __init__(self, config: ModelConfig, batch: int, capacity: int, dtype: torch.dtype, device: torch.device) -> None:
+    def __init__(
+        self, config: ModelConfig, batch: int, capacity: int, dtype: torch.dtype, device: torch.device
+    ) -> None:
         shape = (batch, config.num_key_value_heads, capacity, config.head_dim)
         self.keys = [torch.empty(shape, dtype=dtype, device=device) for _ in range(config.num_hidden_layers)]
         self.values = [torch.empty(shape, dtype=dtype, device=device) for _ in range(config.num_hidden_layers)]
@@ -37,7 +39,9 @@ class KVCache:
     def append_documents(self, document_ids: Tensor | None, tokens: int) -> Tensor | None:
         """Note the ids of the tokens that come in; returns those of all tokens, or None where no call gave any."""
         if document_ids is not None and self.documents is None:
-            self.documents = torch.zeros(document_ids.shape[0], self.capacity, dtype=torch.long, device=document_ids.device)
+            self.documents = torch.zeros(
+                document_ids.shape[0], self.capacity, dtype=torch.long, device=document_ids.device
+            )
         if self.documents is None:
             return None
         if document_ids is not None:
@@ -108,7 +112,8 @@ class Attention(nn.Module):
         if cache is not None:
             k, v = cache.append(self.layer, k, v)
         out = attend(q, k, v, mask)
-        return self.o_proj(out.transpose(1, 2).reshape(B, T, -1))
+        projected: Tensor = self.o_proj(out.transpose(1, 2).reshape(B, T, -1))
+        return projected
 
 
 class MLP(nn.Module):
@@ -119,7 +124,8 @@ class MLP(nn.Module):
         self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=config.mlp_bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+        out: Tensor = self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+        return out
 
 
 class Block(nn.Module):
@@ -132,7 +138,8 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, rotation: tuple[Tensor, Tensor], mask: Tensor | None, cache: KVCache | None) -> Tensor:
         x = x + self.self_attn(self.input_layernorm(x), rotation, mask, cache)
-        return x + self.mlp(self.post_attention_layernorm(x))
+        out: Tensor = x + self.mlp(self.post_attention_layernorm(x))
+        return out
 
 
 class Trunk(nn.Module):
@@ -192,7 +199,9 @@ class Decoder(nn.Module):
         super().__init__()
         self.config = config
         self.model = Trunk(config)
-        self.lm_head = None if config.tie_word_embeddings else nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.lm_head = (
+            None if config.tie_word_embeddings else nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        )
 
     @property
     def head_weight(self) -> Tensor:

@@ -10,7 +10,9 @@ import hashlib
 import math
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+
+from groundup.model.decoder import Decoder
 
 
 def generator_for(seed: int, name: str) -> torch.Generator:
@@ -25,7 +27,7 @@ def normal(shape: torch.Size, std: float, seed: int, name: str) -> Tensor:
 
 
 @torch.no_grad()
-def init_weights(model: nn.Module, seed: int) -> None:
+def init_weights(model: Decoder, seed: int) -> None:
     """Fill every parameter in place: norms 1, biases 0, matrices normal(0, `initializer_range`).
 
     The two projections that write into the residual stream are divided by sqrt(2 * layers), as in GPT-2, so that its

@@ -33,8 +33,8 @@ def inverse_frequencies(config: ModelConfig) -> tuple[Tensor, float]:
 
 def _llama3(frequencies: Tensor, scaling: dict[str, Any]) -> Tensor:
     """Long wavelengths are slowed down by `factor`, short ones kept, and those between blended."""
-    factor, old_length = scaling["factor"], scaling["original_max_position_embeddings"]
-    low, high = scaling["low_freq_factor"], scaling["high_freq_factor"]
+    factor, old_length = float(scaling["factor"]), float(scaling["original_max_position_embeddings"])
+    low, high = float(scaling["low_freq_factor"]), float(scaling["high_freq_factor"])
     wavelength = 2 * math.pi / frequencies
     kept = ((old_length / wavelength - low) / (high - low)).clamp(0, 1)  # 0: slowed down, 1: kept
     return (1 - kept) * frequencies / factor + kept * frequencies
