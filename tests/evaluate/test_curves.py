@@ -170,7 +170,7 @@ def test_a_verdict_is_json() -> None:
     losses[60] += 5
     record = json.loads(json.dumps(judge_curve(steps, losses).as_json()))
     assert record["verdict"] == "warning"
-    assert set(record["findings"][0]) == {"kind", "severity", "step", "value", "why"}
+    assert set(record["findings"][0]) == {"kind", "severity", "step", "value", "why", "what"}
 
 
 def test_an_empty_or_tiny_curve_gets_no_verdict_from_noise() -> None:

@@ -195,8 +195,8 @@ def score_source(
     interval, resampled = _interval(costs, tokenizer, confidence, resamples)
     return {
         "value": interval.value,
-        "low": interval.low,
-        "high": interval.high,
+        "low": interval.low if math.isfinite(interval.low) else None,  # one cluster says nothing about spread
+        "high": interval.high if math.isfinite(interval.high) else None,
         "bytes": sum(cost.bytes for cost in costs),
         "documents": len(costs),
         "tokens": sum(len(cost.token_ids) for cost in costs),

@@ -111,7 +111,7 @@ class GainOverBaseline(Settings):
     """A paired comparison of the candidate with the baseline on the same questions."""
 
     superior: bool = True
-    """The candidate has to be significantly better: exact McNemar test, Holm-corrected over the gate's comparisons."""
+    """The candidate has to be significantly better, by the exact McNemar test on questions that only one got right."""
     p_below: Annotated[float, Field(gt=0, lt=1)] = 0.05
     """Two-sided p-value that counts as significant."""
     at_least: Annotated[float, Field(ge=-1, le=1)] | None = None
