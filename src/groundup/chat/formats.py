@@ -185,6 +185,8 @@ def detect_format(columns: Sequence[str]) -> str | None:
         ("prompt_completion", {"prompt", "completion"}),
         ("alpaca", {"instruction", "output"}),
         ("text", {"text"}),
+        ("preference", {"chosen"}),  # half a pair: the row is told what it lacks
+        ("preference", {"rejected"}),
         ("prompt", {"prompt"}),
     ):
         if needed <= have:
