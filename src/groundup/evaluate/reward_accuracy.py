@@ -24,7 +24,8 @@ PROBLEMS_SHOWN = 20
 def held_out_pairs(path: Path) -> list[Preference]:
     """The pairs of a `pairs` stage that were held out, or those of any file of pairs. Every bad row is named."""
     file = path / "held_out.jsonl" if (path / "held_out.jsonl").is_file() else path
-    rows, unreadable = read_rows(file)
+    is_empty = file.is_file() and file.stat().st_size == 0  # a `pairs` stage with `held_out: 0`
+    rows, unreadable = ([], []) if is_empty else read_rows(file)
     pairs, malformed = convert_rows(rows, to_preference)
     bad = [*unreadable, *malformed]
     if bad:
