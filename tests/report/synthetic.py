@@ -23,6 +23,7 @@ from groundup.corpus.funnel import Count, funnel_report, new_source_funnel
 from groundup.corpus.mixture import mix
 from groundup.environment import environment
 from groundup.evaluate.curves import judge_run
+from groundup.evaluate.stats import paired_difference_of_counts, wilson
 from groundup.tokens.shards import Manifest, SourceTokens, Split
 
 ERROR = "step 41: the loss is nan; stopped before the update"
@@ -381,33 +382,37 @@ def scores() -> dict[str, Any]:
         for model, shift in (("base", 0.0), ("chat", 0.11), ("preferred", 0.12), ("aligned", 0.14))
     }
     accuracy = {}
-    for model, value in (("base", 0.01), ("chat", 0.42), ("preferred", 0.51), ("aligned", 0.71)):
-        overall = {
-            "value": value,
-            "low": max(0, value - 0.045),
-            "high": value + 0.045,
-            "n": 400,
-            "correct": int(400 * value),
-        }
-        tasks = {
-            task: {**overall, "n": 100, "correct": int(100 * value)} for task in ("addition", "reversal", "counting")
-        }
-        accuracy[model] = {"overall": overall, "by_task": tasks}
+    for model, correct in (("base", 4), ("chat", 168), ("preferred", 204), ("aligned", 284)):
+        tasks = {task: share(correct // 4, 100) for task in ("addition", "sort_digits", "larger", "successor")}
+        accuracy[model] = {"overall": share(correct, 400), "by_task": tasks}
     paired = [
-        {"a": "chat", "b": "base", "difference": 0.41, "low": 0.36, "high": 0.46, "p_value": 1e-30, "n": 400},
-        {"a": "aligned", "b": "chat", "difference": 0.29, "low": 0.23, "high": 0.35, "p_value": 3e-14, "n": 400},
-        {"a": "preferred", "b": "chat", "difference": 0.09, "low": 0.03, "high": 0.15, "p_value": 0.0041, "n": 400},
+        _paired("chat", "base", 166, 2),
+        _paired("aligned", "chat", 130, 14),
+        _paired("preferred", "chat", 60, 24),
     ]
     return {
         "bits_per_byte": bits,
         "accuracy": accuracy,
         "paired": paired,
-        "reward_accuracy": {"value": 0.83, "low": 0.78, "high": 0.87, "n": 310},
+        "reward_accuracy": {"model": "judge", **share(257, 310), "length_only": {"value": 0.55, "rule": "shorter"}},
+        "reply_stops": {name: share(390, 400) for name in accuracy},
         "health": {
             name: judge_run(metrics(KINDS[name])).as_json() for name in ("base", "chat", "aligned", "preferred")
         },
-        "humaneval": {"base": {"value": 0.0, "low": 0.0, "high": 0.022, "n": 164, "correct": 0}},
+        "humaneval": {"base": {**share(0, 164), "sandbox": "bubblewrap", "of": "pass@1, greedy"}},
     }
+
+
+def share(correct: int, n: int) -> dict[str, Any]:
+    interval = wilson(correct, n)
+    return {"value": interval.value, "low": interval.low, "high": interval.high, "n": n, "correct": correct}
+
+
+def _paired(a: str, b: str, only_a: int, only_b: int) -> dict[str, Any]:
+    found = paired_difference_of_counts(only_a, only_b, 400, 0.95)
+    row = {"a": a, "b": b, "of": "accuracy", "difference": found.difference, "low": found.low, "high": found.high}
+    p = {"p_value": found.p_value, "p_adjusted": min(1.0, 3 * found.p_value)}
+    return {**row, **p, "n": 400, "only_a": only_a, "only_b": only_b}
 
 
 def decision(released: bool = True) -> dict[str, Any]:

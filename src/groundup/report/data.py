@@ -60,6 +60,7 @@ def report_data(run_folder: Path) -> dict[str, Any]:
         "accuracy": accuracy_of(scores["accuracy"], scores["paired"], stages),
         "paired": scores["paired"],
         "reward_accuracy": scores["reward_accuracy"],
+        "reply_stops": scores["reply_stops"],
         "humaneval": scores["humaneval"],
         "health": scores["health"],
         "curves": {stage.name: _curves(stage) for stage in stages if stage.kind in TRAINING_KINDS},

@@ -17,6 +17,7 @@ def read_scores(stages: Sequence[StageFiles]) -> dict[str, Any]:
         "accuracy": {},
         "paired": [],
         "reward_accuracy": {},
+        "reply_stops": {},
         "health": {},
         "humaneval": {},
     }

@@ -10,13 +10,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from hashlib import sha256
 from html import escape
-from itertools import count
 
 from groundup.report.scales import Point, Scale, finite, log_ticks, nice_ticks, padded, short_number, smooth, thin
 
 WIDTH = 480  # of the viewBox; the page scales it
-_ids = count(1)
 DASHES = ("", "7 4", "2 3", "9 3 2 3", "4 2", "1 4")
 LEVELS = {"good": "●", "note": "◆", "warning": "▲", "bad": "✕"}
 
@@ -94,7 +93,8 @@ class _Canvas:
             self.parts.append(f'<path d="{steps}" class="{kind}"{dashes}/>')
 
     def svg(self) -> str:
-        name = f"chart-{next(_ids)}"
+        # named by what it says, so that the same data gives the same page
+        name = f"chart-{sha256(f'{self.title}/{self.description}'.encode()).hexdigest()[:10]}"
         return (
             f'<svg class="chart" viewBox="0 0 {self.width:.0f} {self.height:.0f}" role="img" '
             f'aria-labelledby="{name}-t {name}-d"><title id="{name}-t">{escape(self.title)}</title>'
@@ -235,7 +235,7 @@ def forest_plot(
         for row in rows
     ]
     row_height = 26.0
-    label_width = min(190.0, 14.0 + 6.9 * max((len(row.label) for row in rows), default=4))
+    label_width = min(190.0, 14.0 + 7.4 * max((len(row.label) for row in rows), default=4))
     note_width = min(170.0, 10.0 + 6.6 * max((len(row.note) for row in rows), default=0))
     top = 22.0 if level_line else 8.0
     height = top + row_height * max(len(rows), 1) + 42
@@ -278,7 +278,7 @@ def bar_chart(rows: Sequence[Bar], *, title: str, x_title: str, row_height: floa
     highest = max([*ends, 0.0]) or 1.0
     positive = [value for value in ends + [row.span[0] for row in rows if row.span] if value > 0]
     lowest = 10.0 ** _floor_log10(min(positive, default=1.0)) if log_x else 0.0
-    label_width = min(170.0, 14.0 + 6.9 * max((len(row.label) for row in rows), default=4))
+    label_width = min(170.0, 14.0 + 7.4 * max((len(row.label) for row in rows), default=4))
     note_width = min(190.0, 10.0 + 6.6 * max((len(row.note) for row in rows), default=0))
     height = row_height * max(len(rows), 1) + 44
     said = "; ".join(f"{row.label}: {row.note or short_number(end)}" for row, end in zip(rows, ends, strict=False))

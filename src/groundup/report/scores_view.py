@@ -51,13 +51,15 @@ def _pair(row: Mapping[str, Any]) -> dict[str, str]:
     low, high = row.get("low"), row.get("high")
     points = f"{100 * row['difference']:+.1f} points" if row.get("difference") is not None else "–"
     span = f"[{100 * low:+.1f}, {100 * high:+.1f}]" if low is not None and high is not None else ""
-    p = row.get("p_value")
+    p = row.get("p_adjusted", row.get("p_value"))
+    alone = f"{row['a']} {row['only_a']}, {row['b']} {row['only_b']}" if "only_a" in row and "only_b" in row else "–"
     is_sure = p is not None and p < 0.01
     return {
         "pair": f"{row.get('a')} against {row.get('b')}",
-        "what": str(row.get("metric") or row.get("what") or "exact accuracy"),
+        "what": "exact accuracy" if row.get("of", "accuracy") == "accuracy" else str(row["of"]),
         "difference": f"{points} {span}",
         "p": p_value(p),
+        "alone": alone,
         "n": integer(row.get("n")),
         "level": ("good" if (row.get("difference") or 0) > 0 else "bad") if is_sure else "note",
     }
@@ -111,26 +113,27 @@ def bits_per_byte_view(data: Mapping[str, Any]) -> dict[str, Any] | None:
 
 
 def single_scores(data: Mapping[str, Any]) -> list[dict[str, str]]:
+    """Rows of what needs no chart: the reward model on held-out pairs, HumanEval, replies that end."""
     rows = []
     reward = data["reward_accuracy"]
-    for name, entry in _entries(reward):
-        label = f"reward model ranks held-out pairs right{f' ({name})' if name else ''}"
-        rows.append({"what": label, **_cell_with_interval(entry)})
-    for name, entry in _entries(data["humaneval"]):
-        rows.append({"what": f"HumanEval pass@1{f' ({name})' if name else ''}", **_cell_with_interval(entry)})
+    if reward.get("value") is not None:
+        rows.append(_score(f"{reward.get('model', 'the reward model')} ranks held-out pairs right", reward))
+        rule = reward.get("length_only") or {}
+        if rule.get("value") is not None:
+            rows.append(_score(f"the same, by always choosing the {rule.get('rule', 'longer')} reply", rule))
+    for what, scores in (("HumanEval pass@1", data["humaneval"]), ("replies that end", data["reply_stops"])):
+        for name, entry in scores.items():
+            if isinstance(entry, Mapping) and entry.get("value") is not None:
+                note = f" (sandbox: {entry['sandbox']})" if entry.get("sandbox") else ""
+                rows.append(_score(f"{what}, {name}{note}", entry))
+    if data["humaneval"].get("left_out"):
+        rows.append(
+            {"what": "HumanEval was left out", "value": "–", "span": str(data["humaneval"]["left_out"]), "n": ""}
+        )
     return rows
 
 
-def _entries(scores: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
-    """One score, or a score for each model."""
-    if scores.get("value") is not None:
-        return [("", scores)]
-    return [
-        (name, entry) for name, entry in scores.items() if isinstance(entry, Mapping) and entry.get("value") is not None
-    ]
-
-
-def _cell_with_interval(entry: Mapping[str, Any]) -> dict[str, str]:
+def _score(what: str, entry: Mapping[str, Any]) -> dict[str, str]:
     low, high = entry.get("low"), entry.get("high")
     span = f"[{percent(low)}, {percent(high)}]" if low is not None and high is not None else ""
-    return {"value": percent(entry["value"]), "span": span, "n": integer(entry.get("n"))}
+    return {"what": what, "value": percent(entry["value"]), "span": span, "n": integer(entry.get("n"))}

@@ -124,7 +124,7 @@ def _finding(row: Any) -> dict[str, Any]:
     """A finding with the keys that the page needs, whatever else it has."""
     if not isinstance(row, Mapping):
         return {"level": "note", "what": str(row), "step": None}
-    words = ": ".join(str(row[key]).replace("_", " ") for key in ("kind", "why") if row.get(key))
+    words = ": ".join(str(row[key]).replace("_", " ") for key in ("kind", "what", "why") if row.get(key))
     step = row.get("step")
     is_number = isinstance(step, int | float) and not isinstance(step, bool)
     level = LEVEL_OF.get(str(row.get("severity")), "note")
