@@ -34,6 +34,7 @@ conversations:
   - 'How are you?'
   - I am well
   - Good
+- A line that should have been a dialogue.
 """
 
 
@@ -74,10 +75,11 @@ def test_pairs_stage_gives_the_split_that_is_asked_for(tmp_path: Path) -> None:
 
 
 def test_dialogues_whole_or_in_pairs() -> None:
-    whole = dialogue_rows(YAML, "ai.yml", multi_turn=True)
+    whole, bad = dialogue_rows(YAML, "ai.yml", multi_turn=True)
+    assert [(row.reason, row.problem.where) for row in bad] == [("not a dialogue", "ai.yml:3")]  # the real file has one
     assert [len(row.values["messages"]) for row in whole] == [2, 4]  # `Good` is answered by nobody
     assert whole[1].where == "ai.yml:2"
-    pairs = dialogue_rows(YAML, "ai.yml", multi_turn=False)
+    pairs, _ = dialogue_rows(YAML, "ai.yml", multi_turn=False)
     assert [[m["content"] for m in row.values["messages"]] for row in pairs][1:] == [
         ["Hello", "Hi"],
         ["How are you?", "I am well"],
@@ -94,6 +96,7 @@ def test_package_of_dialogues(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     context = context_in(tmp_path)
     made = load_conversations([Dataset(path="package:chatterbot-corpus")], context)
     assert len(made.rows) == 4 and made.rows[0].where == "chatterbot-corpus/ai.yml:1"
+    assert made.bad == {"package:chatterbot-corpus": {"not a dialogue": 2}}  # counted; nobody can mend a pinned file
     only = load_conversations([Dataset(path="package:chatterbot-corpus", categories=["humor"])], context)
     assert {row.where.split(":")[0] for row in only.rows} == {"chatterbot-corpus/humor.yml"}
     with pytest.raises(UserError, match="there is no category jokes") as caught:

@@ -132,7 +132,7 @@ def _extend(loaded: Loaded[T], part: Loaded[T]) -> None:
 
 def _too_many_bad(dataset: Dataset, bad: Sequence[BadRow], good: int) -> list[Problem]:
     """The problems to tell, where bad rows may not simply be left out."""
-    if not bad:
+    if not bad or is_package(dataset.path or ""):  # nobody can mend a pinned package: counted and left out
         return []
     share = len(bad) / (len(bad) + good)
     if dataset.on_bad_row == "skip" and share <= dataset.max_bad_share and good:
@@ -153,8 +153,9 @@ def _rows_of(dataset: Dataset, context: StageContext) -> tuple[list[Row], list[B
         return [_task_row(task, number) for number, task in enumerate(tasks, start=1)], []
     assert dataset.path is not None
     if is_package(dataset.path):
-        return _package_rows(dataset, context)[: dataset.rows], []
-    rows, bad = read_rows(_file_of(dataset, context.input_folder(dataset.path)))
+        rows, bad = _package_rows(dataset, context)
+    else:
+        rows, bad = read_rows(_file_of(dataset, context.input_folder(dataset.path)))
     return rows[: dataset.rows], bad
 
 
@@ -172,7 +173,7 @@ def _task_row(task: Task, number: int) -> Row:
 # ---------------------------------------------------------------- chatterbot-corpus: real dialogues in a wheel
 
 
-def _package_rows(dataset: Dataset, context: StageContext) -> list[Row]:
+def _package_rows(dataset: Dataset, context: StageContext) -> tuple[list[Row], list[BadRow]]:
     assert dataset.path is not None
     package, pattern = split_spec(dataset.path)
     if package.name != DIALOGUE_PACKAGE:
@@ -189,22 +190,30 @@ def _package_rows(dataset: Dataset, context: StageContext) -> list[Row]:
             where=dataset.path,
             fix=f"there are: {', '.join(sorted(dialogues))}",
         )
-    rows = []
+    rows: list[Row] = []
+    bad: list[BadRow] = []
     for category, content in dialogues.items():
         if dataset.categories is None or category in dataset.categories:
-            rows += dialogue_rows(content.decode(), f"{package.name}/{category}.yml", dataset.multi_turn)
-    return rows
+            found, unusable = dialogue_rows(content.decode(), f"{package.name}/{category}.yml", dataset.multi_turn)
+            rows += found
+            bad += unusable
+    return rows, bad
 
 
-def dialogue_rows(text: str, name: str, multi_turn: bool) -> list[Row]:
+def dialogue_rows(text: str, name: str, multi_turn: bool) -> tuple[list[Row], list[BadRow]]:
     """One YAML file of `conversations` (lists of lines, the person first) as rows of messages.
 
     A last line of the person's that nobody answers is left out. `multi_turn` False: each line with its answer alone.
     """
     from ruamel.yaml import YAML
 
-    rows = []
+    rows: list[Row] = []
+    bad: list[BadRow] = []
     for number, lines in enumerate(YAML(typ="safe").load(text)["conversations"], start=1):
+        where = f"{name}:{number}"
+        if not isinstance(lines, list) or len(lines) < 2 or not all(str(line).strip() for line in lines):
+            bad.append(BadRow("not a dialogue", Problem("expected a list of at least two lines", where)))
+            continue
         answered = [str(line).strip() for line in lines][: len(lines) // 2 * 2]
         exchanges = list(zip(answered[0::2], answered[1::2], strict=True))
         for part in [exchanges] if multi_turn else [[exchange] for exchange in exchanges]:
@@ -213,5 +222,5 @@ def dialogue_rows(text: str, name: str, multi_turn: bool) -> list[Row]:
                 for exchange in part
                 for role, line in zip(("user", "assistant"), exchange, strict=True)
             ]
-            rows.append(Row({"messages": messages}, f"{name}:{number}"))
-    return rows
+            rows.append(Row({"messages": messages}, where))
+    return rows, bad
