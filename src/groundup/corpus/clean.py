@@ -42,6 +42,8 @@ def clean(document: Document, options: CleanOptions) -> Cleaned:
     """One document through extraction, language and quality."""
     sizes: list[tuple[str, int]] = []
     gated = None
+    # Broken charsets leave lone surrogates, which no parser and no file takes: they become the replacement character.
+    document = replace(document, text=document.text.encode("utf-8", "surrogatepass").decode("utf-8", "replace"))
     if document.media == "html" and options.extract == "cascade" and options.languages:
         # The fast text is good enough to tell the language; only pages that stay are worth the slow extractor.
         fast = replace(document, text=extract_fast(document.text))
@@ -92,7 +94,7 @@ def _extracted(document: Document, method: Method, fast: str | None) -> str:
         from groundup.corpus.sources.wikipedia import prose_of
 
         return tidy(prose_of(document.text))
-    return tidy(document.text)
+    return tidy(document.text, is_code=media == "code")
 
 
 def _language_reason(document: Document, options: CleanOptions) -> tuple[str, str]:

@@ -33,8 +33,8 @@ def extract_best(html: str) -> str:
     return tidy(text) if text else extract_fast(html)
 
 
-def tidy(text: str) -> str:
-    """One kind of newline, no control characters, no trailing blanks, at most one empty line in a row."""
+def tidy(text: str, *, is_code: bool = False) -> str:
+    """One kind of newline, no control characters, no trailing blanks; in prose at most one empty line in a row."""
     text = re.sub(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\u200b\ufeff]", "", text.replace("\r\n", "\n").replace("\r", "\n"))
     text = re.sub(r"[ \t\u00a0]+$", "", text, flags=re.M)
-    return re.sub(r"\n{3,}", "\n\n", text).strip("\n")
+    return (text if is_code else re.sub(r"\n{3,}", "\n\n", text)).strip("\n")

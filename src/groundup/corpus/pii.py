@@ -146,7 +146,7 @@ _CARD_HEAD = re.compile(
 def _cards(text: str) -> Iterator[tuple[int, int]]:
     for match in _CARD.finditer(text):
         digits = re.sub(r"\D", "", match[0])
-        if len(set(digits)) <= 2 or not luhn(digits) or not _is_grouped(match[0]):
+        if len(set(digits)) < 2 or not luhn(digits) or not _is_grouped(match[0]):
             continue
         # One number in ten passes Luhn's check: it takes a card's first digits and length too, or a word in front.
         is_announced = _CARD_WORD.search(text[max(0, match.start() - 40) : match.start()]) is not None

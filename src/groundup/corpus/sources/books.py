@@ -91,14 +91,14 @@ def split_book(text: str, part_chars: int) -> list[str]:
     return [part.strip() for part in parts if part.strip()]
 
 
-def _pieces(section: str, part_chars: int) -> Iterator[str]:
+def _pieces(section: str, part_chars: int) -> list[str]:
     if len(section) <= part_chars * 3 // 2:
-        yield section
-        return
-    piece = ""
+        return [section]
+    pieces = [""]
     for paragraph in re.split(r"(?<=\n\n)", section):
-        if piece and len(piece) + len(paragraph) > part_chars:
-            yield piece
-            piece = ""
-        piece += paragraph
-    yield piece
+        if pieces[-1] and len(pieces[-1]) + len(paragraph) > part_chars:
+            pieces.append("")
+        pieces[-1] += paragraph
+    if len(pieces) > 1 and len(pieces[-1]) < part_chars // 8:
+        pieces[-2:] = ["".join(pieces[-2:])]  # a short rest stays with what it ends
+    return pieces
