@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from groundup.chat.formats import (
     Conversation,
@@ -19,6 +21,7 @@ from groundup.chat.formats import (
     to_preference,
     to_prompt,
 )
+from groundup.chat.row_checks import COLUMNS
 from groundup.chat.rows import Row, read_rows, row_files
 from groundup.errors import UserError
 
@@ -247,6 +250,26 @@ def test_one_typo_does_not_condemn_the_file() -> None:
     good, bad = convert_rows(rows, to_conversation)
     assert len(good) == 3 and bad[0].reason == "no instruction" and bad[0].problem.where == "f:1"
     assert "`columns: {instruction: instrction}`" in bad[0].problem.fix
+
+
+anything = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=8),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from(["role", "content", "from", "value", "tool_calls", "train", "weight"]), inner)
+    ),
+    max_leaves=6,
+)
+
+
+@settings(max_examples=300, deadline=None, derandomize=True)
+@given(st.lists(st.dictionaries(st.sampled_from([*COLUMNS, "label", "response"]), anything), min_size=1, max_size=3))
+def test_whatever_a_row_holds_it_is_used_or_named(values: list[dict[str, Any]]) -> None:
+    rows = [Row(value, f"f:{number}") for number, value in enumerate(values)]
+    for convert in (to_conversation, to_preference, to_prompt):
+        good, bad = convert_rows(rows, convert)
+        assert len(good) + len(bad) == len(rows)
+        assert all(row.reason and row.problem.what and row.problem.where for row in bad)
 
 
 # ---------------------------------------------------------------- files

@@ -12,8 +12,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from groundup.chat.formats import Conversation, Messages
+from groundup.chat.formats import Conversation
 from groundup.chat.masks import Encoded, UnusableConversationError, encode_samples, encode_text, truncate
+from groundup.chat.row_checks import Messages
 from groundup.chat.template import ChatTokenizer
 from groundup.errors import UserError
 

@@ -16,29 +16,25 @@ from dataclasses import dataclass, field
 from difflib import get_close_matches
 from typing import Any, TypeVar
 
+from groundup.chat.row_checks import (
+    ANSWER_NAMES,
+    COLUMNS,
+    BadRowError,
+    Messages,
+    check_messages,
+    check_tools,
+    filled_text,
+    missing_answer,
+    missing_fix,
+    require_trained_turn,
+    required,
+)
 from groundup.chat.rows import BadRow, Row, type_name
 from groundup.errors import Problem
 
-Messages = tuple[dict[str, Any], ...]
-ROLES = ("system", "developer", "user", "assistant", "tool")
-SHAREGPT_ROLES = {
-    "human": "user",
-    "user": "user",
-    "gpt": "assistant",
-    "assistant": "assistant",
-    "system": "system",
-    "observation": "tool",
-    "tool": "tool",
-    "function_call": "assistant",
-}
 ACCEPTED = (
     "messages | prompt + completion | text | instruction (input) + output | conversations | "
     "chosen + rejected (prompt) | prompt"
-)
-ANSWER_NAMES = ("response", "answer", "reply", "target")  # what people call a completion in files of their own
-COLUMNS = (
-    *("messages", "prompt", "completion", "text", "instruction", "input", "output", "system", "history"),
-    *("conversations", "tools", "chosen", "rejected", "margin"),
 )
 
 
@@ -75,12 +71,6 @@ class Prompt:
     columns: dict[str, Any] = field(default_factory=dict)
 
 
-class _BadRowError(Exception):
-    def __init__(self, reason: str, what: str, fix: str = "") -> None:
-        self.reason, self.what, self.fix = reason, what, fix
-        super().__init__(what)
-
-
 T = TypeVar("T")
 
 
@@ -91,26 +81,24 @@ def to_conversation(row: Row, format: str, source: str = "") -> Conversation:
     """One supervised row. Raises (through `convert_rows`) where it has nothing to train or is malformed."""
     values = row.values
     if format == "text":
-        return Conversation((), row.where, source, text=_filled_text(values, "text"))
+        return Conversation((), row.where, source, text=filled_text(values, "text"))
     if format == "preference":
-        raise _BadRowError(
+        raise BadRowError(
             "preference row", "this is a preference row (chosen, rejected)", "use it in `reward` or `dpo`"
         )
     if format == "prompt":
-        raise _BadRowError(
-            "no completion", "there is a `prompt` and no `completion`", _missing_fix(values, "completion")
-        )
+        raise BadRowError("no completion", "there is a `prompt` and no `completion`", missing_fix(values, "completion"))
     if isinstance(values.get("label"), bool):
         fix = "keep the rows with label true, without the `label` column"
-        raise _BadRowError("unpaired preference", "`label` says whether this answer is good", fix)
+        raise BadRowError("unpaired preference", "`label` says whether this answer is good", fix)
     messages = {
         "messages": _from_messages,
         "prompt_completion": _from_prompt_completion,
         "alpaca": lambda values: _from_alpaca(values, "output"),
         "sharegpt": _from_sharegpt,
     }[format](values)
-    _require_trained_turn(messages, "messages" if format == "messages" else "the conversation")
-    return Conversation(messages, row.where, source, tools=_tools(values))
+    require_trained_turn(messages, "messages" if format == "messages" else "the conversation")
+    return Conversation(messages, row.where, source, tools=check_tools(values))
 
 
 def to_preference(row: Row, format: str = "preference", source: str = "") -> Preference:
@@ -118,10 +106,10 @@ def to_preference(row: Row, format: str = "preference", source: str = "") -> Pre
     values = row.values
     if format not in ("preference", "auto"):
         fix = "use it in `sft`, or give rows with `chosen` and `rejected`"
-        raise _BadRowError("no pair", f"this is a row to imitate ({format}), not a pair to compare", fix)
+        raise BadRowError("no pair", f"this is a row to imitate ({format}), not a pair to compare", fix)
     for name in ("chosen", "rejected"):
         if values.get(name) is None:
-            raise _BadRowError(f"no {name}", f"there is no `{name}`", _missing_fix(values, name))
+            raise BadRowError(f"no {name}", f"there is no `{name}`", missing_fix(values, name))
     if isinstance(values["chosen"], str) and values["chosen"].startswith("\n\nHuman:") and not values.get("prompt"):
         values = {**values, **{name: _from_transcript(values[name], name) for name in ("chosen", "rejected")}}
     chosen, rejected = _answer(values["chosen"], "chosen"), _answer(values["rejected"], "rejected")
@@ -135,19 +123,19 @@ def to_preference(row: Row, format: str = "preference", source: str = "") -> Pre
         prompt, chosen, rejected = _split_common(chosen, rejected)
     if not prompt:
         fix = "add `prompt`, or make both of them lists of messages that begin with it"
-        raise _BadRowError("no prompt", "`chosen` and `rejected` have no prompt in common", fix)
+        raise BadRowError("no prompt", "`chosen` and `rejected` have no prompt in common", fix)
     for name, answer in (("chosen", chosen), ("rejected", rejected)):
         if not answer or answer[-1]["role"] != "assistant":
             found = answer[-1]["role"] if answer else "nothing"
             fix = "end both answers with an assistant turn"
-            raise _BadRowError("no assistant turn", f"`{name}` ends with {found}, not with the assistant", fix)
+            raise BadRowError("no assistant turn", f"`{name}` ends with {found}, not with the assistant", fix)
     if [_said(message) for message in chosen] == [_said(message) for message in rejected]:
-        raise _BadRowError(
+        raise BadRowError(
             "chosen equals rejected", "`chosen` and `rejected` are the same", "drop this row: it says nothing"
         )
     margin = values.get("margin")
     if margin is not None and (isinstance(margin, bool) or not isinstance(margin, int | float)):
-        raise _BadRowError("bad margin", f"`margin` is {type_name(margin)}", "give a number, or leave it out")
+        raise BadRowError("bad margin", f"`margin` is {type_name(margin)}", "give a number, or leave it out")
     return Preference(_untrained(prompt), chosen, rejected, row.where, source, float(margin or 0.0))
 
 
@@ -163,11 +151,11 @@ def to_prompt(row: Row, format: str = "prompt", source: str = "") -> Prompt:
     elif format == "alpaca":
         messages = _from_alpaca(values, None)
     else:
-        raise _BadRowError("no prompt", "there is no `prompt`", _missing_fix(values, "prompt"))
+        raise BadRowError("no prompt", "there is no `prompt`", missing_fix(values, "prompt"))
     while messages and messages[-1]["role"] == "assistant":
         messages = messages[:-1]
     if not messages:
-        raise _BadRowError("no prompt", "nothing stands before the assistant's turn", "begin with a user turn")
+        raise BadRowError("no prompt", "nothing stands before the assistant's turn", "begin with a user turn")
     others = {name: value for name, value in values.items() if name not in ("prompt", "messages", "conversations")}
     return Prompt(_untrained(messages), row.where, source, others)
 
@@ -219,7 +207,7 @@ def convert_rows(
             if not format:
                 raise _unknown_columns(row)
             good.append(convert(row, format, source))
-        except _BadRowError as error:
+        except BadRowError as error:
             bad.append(BadRow(error.reason, Problem(error.what, row.where, error.fix)))
     return good, bad
 
@@ -229,60 +217,61 @@ def _renamed(row: Row, columns: dict[str, str]) -> Row:
     return Row({actual_to_ours.get(name, name): value for name, value in row.values.items()}, row.where)
 
 
-def _unknown_columns(row: Row) -> _BadRowError:
+def _unknown_columns(row: Row) -> BadRowError:
     found = ", ".join(row.values) or "none"
     for name in row.values:
         near = get_close_matches(name, COLUMNS, n=1, cutoff=0.75)
-        ours = _missing_answer(row.values) if name in ANSWER_NAMES else near[0] if near and near[0] != name else ""
+        ours = missing_answer(row.values) if name in ANSWER_NAMES else near[0] if near and near[0] != name else ""
         if ours:
             fix = f"if `{name}` is `{ours}`, say so: `columns: {{{ours}: {name}}}`; accepted columns: {ACCEPTED}"
-            return _BadRowError("unknown columns", f"the columns are {found}, which is no known format", fix)
-    return _BadRowError(
-        "unknown columns", f"the columns are {found}, which is no known format", f"accepted: {ACCEPTED}"
-    )
+            return BadRowError("unknown columns", f"the columns are {found}, which is no known format", fix)
+    return BadRowError("unknown columns", f"the columns are {found}, which is no known format", f"accepted: {ACCEPTED}")
 
 
 # ---------------------------------------------------------------- one format each
 
 
 def _from_messages(values: dict[str, Any]) -> Messages:
-    return _messages(_required(values, "messages"), "messages")
+    return check_messages(required(values, "messages"), "messages")
 
 
 def _from_prompt_completion(values: dict[str, Any]) -> Messages:
-    prompt = _prompt_messages(_required(values, "prompt"))
-    return _untrained(prompt) + _answer(_required(values, "completion"), "completion")
+    prompt = _prompt_messages(required(values, "prompt"))
+    return _untrained(prompt) + _answer(required(values, "completion"), "completion")
 
 
 def _from_alpaca(values: dict[str, Any], answer_column: str | None) -> Messages:
     messages: list[dict[str, Any]] = []
     if values.get("system"):
-        messages.append({"role": "system", "content": _filled_text(values, "system")})
-    for number, exchange in enumerate(values.get("history") or ()):
+        messages.append({"role": "system", "content": filled_text(values, "system")})
+    history = values.get("history") or []
+    if not isinstance(history, list | tuple):
+        raise BadRowError("bad history", f"`history` is {type_name(history)}", "give [[question, answer], ...]")
+    for number, exchange in enumerate(history):
         if not (
             isinstance(exchange, list | tuple) and len(exchange) == 2 and all(isinstance(t, str) for t in exchange)
         ):
             fix = "give `history` as [[question, answer], ...]"
-            raise _BadRowError("bad history", f"history[{number}] is not a question and an answer", fix)
+            raise BadRowError("bad history", f"history[{number}] is not a question and an answer", fix)
         messages += [{"role": "user", "content": exchange[0]}, {"role": "assistant", "content": exchange[1]}]
-    question = _filled_text(values, "instruction")
+    question = filled_text(values, "instruction")
     addition = values.get("input")
     if addition is not None and not isinstance(addition, str):
-        raise _BadRowError("wrong type", f"`input` is {type_name(addition)}", "give a text, or leave it out")
+        raise BadRowError("wrong type", f"`input` is {type_name(addition)}", "give a text, or leave it out")
     messages.append({"role": "user", "content": f"{question}\n{addition}" if addition else question})
     if answer_column is not None:
-        messages.append({"role": "assistant", "content": _filled_text(values, answer_column, "empty completion")})
+        messages.append({"role": "assistant", "content": filled_text(values, answer_column, "empty completion")})
     return tuple(messages)
 
 
 def _from_sharegpt(values: dict[str, Any]) -> Messages:
-    turns = _required(values, "conversations")
+    turns = required(values, "conversations")
     if isinstance(turns, list) and turns and isinstance(turns[0], dict) and "role" in turns[0]:
-        messages = _messages(turns, "conversations")
+        messages = check_messages(turns, "conversations")
     else:
-        messages = _messages(turns, "conversations", role_key="from", content_key="value")
+        messages = check_messages(turns, "conversations", role_key="from", content_key="value")
     if values.get("system"):
-        messages = ({"role": "system", "content": _filled_text(values, "system")}, *messages)
+        messages = ({"role": "system", "content": filled_text(values, "system")}, *messages)
     return messages
 
 
@@ -291,26 +280,26 @@ def _from_transcript(text: str, field_name: str) -> list[dict[str, Any]]:
     parts = re.split(r"\n\n(Human|Assistant):", text)
     if len(parts) < 3 or parts[0].strip():
         fix = "a transcript is \\n\\nHuman: ...\\n\\nAssistant: ..."
-        raise _BadRowError("bad transcript", f"`{field_name}` is not a transcript of Human and Assistant", fix)
+        raise BadRowError("bad transcript", f"`{field_name}` is not a transcript of Human and Assistant", fix)
     roles = {"Human": "user", "Assistant": "assistant"}
     return [{"role": roles[who], "content": said.strip()} for who, said in zip(parts[1::2], parts[2::2], strict=True)]
 
 
 def _prompt_messages(value: Any) -> Messages:
     if isinstance(value, str):
-        return ({"role": "user", "content": _filled_text({"prompt": value}, "prompt")},)
-    return _messages(value, "prompt")
+        return ({"role": "user", "content": filled_text({"prompt": value}, "prompt")},)
+    return check_messages(value, "prompt")
 
 
 def _answer(value: Any, name: str) -> Messages:
     """A text, one message or a list of messages as assistant turns."""
     if isinstance(value, str):
-        return ({"role": "assistant", "content": _filled_text({name: value}, name, "empty completion")},)
+        return ({"role": "assistant", "content": filled_text({name: value}, name, "empty completion")},)
     if isinstance(value, dict):
         value = [value]
     if isinstance(value, list) and value and isinstance(value[0], dict) and "from" in value[0]:
-        return _messages(value, name, role_key="from", content_key="value")
-    return _messages(value, name)
+        return check_messages(value, name, role_key="from", content_key="value")
+    return check_messages(value, name)
 
 
 def _split_common(chosen: Messages, rejected: Messages) -> tuple[Messages, Messages, Messages]:
@@ -328,114 +317,3 @@ def _said(message: dict[str, Any]) -> tuple[Any, ...]:
 def _untrained(messages: Messages) -> Messages:
     """Earlier assistant turns are context, not something to learn."""
     return tuple({**m, "train": False} if m["role"] == "assistant" else m for m in messages)
-
-
-# ---------------------------------------------------------------- checks of one value
-
-
-def _messages(value: Any, name: str, *, role_key: str = "role", content_key: str = "content") -> Messages:
-    if not isinstance(value, list | tuple):
-        fix = f'give a list such as [{{"{role_key}": "...", "{content_key}": "..."}}, ...]'
-        raise _BadRowError("wrong type", f"`{name}` is {type_name(value)}, not a list of messages", fix)
-    if not value:
-        raise _BadRowError("empty messages", f"`{name}` is an empty list", "give at least a user and an assistant turn")
-    return tuple(_message(turn, f"{name}[{at}]", role_key, content_key) for at, turn in enumerate(value))
-
-
-def _message(turn: Any, name: str, role_key: str, content_key: str) -> dict[str, Any]:
-    if not isinstance(turn, dict):
-        raise _BadRowError(
-            "wrong type", f"{name} is {type_name(turn)}", f'give {{"{role_key}": ..., "{content_key}": ...}}'
-        )
-    for key in (role_key, content_key):
-        if key not in turn and not (key == content_key and turn.get("tool_calls")):
-            near = get_close_matches(key, [str(k) for k in turn], n=1, cutoff=0.5)
-            found = ", ".join(map(str, turn)) or "nothing"
-            fix = f"did you mean {key!r} where it says {near[0]!r}?" if near else f"add {key!r}"
-            raise _BadRowError(f"no {key}", f"{name} has no {key!r}; it has {found}", fix)
-    known = SHAREGPT_ROLES if role_key == "from" else dict.fromkeys(ROLES, "")
-    role = turn[role_key]
-    if role not in known:
-        near = get_close_matches(str(role).lower(), list(known), n=1, cutoff=0.5)
-        fix = (f"did you mean {near[0]!r}? " if near else "") + f"roles: {', '.join(known)}"
-        raise _BadRowError("unknown role", f"{name}.{role_key} is {role!r}", fix)
-    role = known[role] or role
-    content = _content(turn.get(content_key), f"{name}.{content_key}", bool(turn.get("tool_calls")))
-    if not content.strip() and role in ("user", "assistant") and not turn.get("tool_calls"):
-        reason = "empty completion" if role == "assistant" else "empty prompt"
-        raise _BadRowError(reason, f"{name}.{content_key} is empty", "give it text, or leave the row out")
-    ours = (role_key, content_key, "weight")
-    message = {key: item for key, item in turn.items() if key not in ours and item is not None}
-    message |= {"role": role, "content": content}
-    if "train" in turn and not isinstance(turn["train"], bool):
-        raise _BadRowError("bad train flag", f"{name}.train is {turn['train']!r}", "give true or false")
-    if turn.get("weight") is not None:
-        if turn["weight"] not in (0, 1):
-            raise _BadRowError("bad weight", f"{name}.weight is {turn['weight']!r}", "give 0 (not trained) or 1")
-        message["train"] = bool(turn["weight"]) and message.get("train", True)
-    return message
-
-
-def _content(value: Any, name: str, has_tool_calls: bool) -> str:
-    if isinstance(value, str):
-        return value
-    if value is None and has_tool_calls:
-        return ""
-    if isinstance(value, list) and all(isinstance(p, dict) and isinstance(p.get("text"), str) for p in value):
-        return "".join(part["text"] for part in value)  # OpenAI's content parts, text ones only
-    reason = "content is null" if value is None else "wrong type"
-    raise _BadRowError(reason, f"{name} is {type_name(value)}, not a text", "give a text, or leave the row out")
-
-
-def _require_trained_turn(messages: Messages, name: str) -> None:
-    turns = [message for message in messages if message["role"] == "assistant"]
-    if not turns:
-        raise _BadRowError("no assistant turn", f"{name} has no assistant turn: nothing to learn", "add the answer")
-    if not any(message.get("train", True) for message in turns):
-        fix = "set `train` to true on at least one of them"
-        raise _BadRowError("no trained turn", f"every assistant turn of {name} has `train` false", fix)
-
-
-def _required(values: dict[str, Any], name: str) -> Any:
-    if values.get(name) is None:
-        raise _BadRowError(f"no {name}", f"there is no `{name}`", _missing_fix(values, name))
-    return values[name]
-
-
-def _filled_text(values: dict[str, Any], name: str, reason_if_empty: str = "") -> str:
-    value = _required(values, name)
-    if not isinstance(value, str):
-        raise _BadRowError("wrong type", f"`{name}` is {type_name(value)}, not a text", "give a text")
-    if not value.strip():
-        raise _BadRowError(
-            reason_if_empty or f"empty {name}", f"`{name}` is empty", "give it text, or leave the row out"
-        )
-    return value
-
-
-def _missing_fix(values: dict[str, Any], name: str) -> str:
-    others = [str(key) for key in values if key not in COLUMNS]
-    near = get_close_matches(name, others, n=1, cutoff=0.5)
-    if name in ("completion", "output"):
-        near = [key for key in others if key in ANSWER_NAMES] or near
-    found = ", ".join(map(str, values)) or "none"
-    hint = f"if `{near[0]}` is it, say so: `columns: {{{name}: {near[0]}}}`; " if near else ""
-    return f"{hint}columns found: {found}"
-
-
-def _missing_answer(values: dict[str, Any]) -> str:
-    return "output" if "instruction" in values else "completion"
-
-
-def _tools(values: dict[str, Any]) -> tuple[dict[str, Any], ...] | None:
-    tools = values.get("tools")
-    if isinstance(tools, str) and tools.strip():
-        try:
-            tools = json.loads(tools)
-        except json.JSONDecodeError as error:
-            raise _BadRowError("bad tools", f"`tools` is not JSON: {error.msg}", "give a list of tools") from error
-    if not tools:
-        return None
-    if not isinstance(tools, list):
-        raise _BadRowError("bad tools", f"`tools` is {type_name(tools)}", "give a list of tools")
-    return tuple(tools)

@@ -15,9 +15,10 @@ from torch import Tensor
 
 from groundup.artifacts import StageContext, StageResult, fingerprint_file, fingerprint_of, write_json
 from groundup.chat.datasets import Loaded, load_preferences
-from groundup.chat.formats import Messages, Preference
+from groundup.chat.formats import Preference
 from groundup.chat.packing import batch_rows, join
 from groundup.chat.pairs_data import EncodedPair, audit_pairs, audit_pairs_text, encode_pairs
+from groundup.chat.row_checks import Messages
 from groundup.chat.template import prompt_ids
 from groundup.model.decoder import Decoder
 from groundup.model.files import load_model, save_model, weight_files

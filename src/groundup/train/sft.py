@@ -10,9 +10,10 @@ import torch
 from groundup.artifacts import StageContext, StageResult, write_json
 from groundup.chat.audit import Samples, audit, audit_text, make_samples
 from groundup.chat.datasets import Loaded, check_datasets, load_conversations
-from groundup.chat.formats import Conversation, Messages, to_conversation
+from groundup.chat.formats import Conversation, to_conversation
 from groundup.chat.masks import Encoded
 from groundup.chat.packing import PackedRow, batch_rows, join, pack
+from groundup.chat.row_checks import Messages
 from groundup.chat.template import prompt_ids
 from groundup.errors import EXIT_FAILED, UserError
 from groundup.model.decoder import Decoder
