@@ -67,8 +67,8 @@ def test_a_damaged_parquet_file_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("mixture", "expected"),
     [
-        ({"sources": {"a": {"repeats": 1}, "b": {"repeats": 4}}}, {"a": 0.5, "b": 0.5}),
-        ({"sources": {"a": {"realised": 0.75}, "b": {"realised": 0.25}}}, {"a": 0.75, "b": 0.25}),
+        ({"sources": {"a": {"epochs": 1}, "b": {"epochs": 4}}}, {"a": 0.5, "b": 0.5}),
+        ({"sources": {"a": {"realised_share": 0.75}, "b": {"realised_share": 0.25}}}, {"a": 0.75, "b": 0.25}),
         ({"a": 3, "b": 1}, {"a": 0.75, "b": 0.25}),
         (None, {"a": 0.8, "b": 0.2}),
     ],

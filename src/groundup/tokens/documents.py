@@ -52,16 +52,16 @@ def count_bytes(files: list[Path]) -> int:
 def source_shares(corpus: Path, sizes: Mapping[str, int]) -> dict[str, float]:
     """Share of the training stream for each source, summing to 1. `sizes` are bytes or tokens of each source.
 
-    `mixture.json` holds, per source, how often it is repeated (`repeats` or `epochs`), or the share that was realised.
+    `mixture.json` holds, per source, how often one pass repeats it (`epochs`), or the share that was realised.
     Without it, each source has the share of its size.
     """
     path = corpus / "mixture.json"
     content = read_json(path) if path.is_file() else {}
     rows: Mapping[str, Any] = content.get("sources", content) if isinstance(content, dict) else {}
-    repeats = {name: _number(rows.get(name), "repeats", "epochs", "repetition") for name in sizes}
+    repeats = {name: _number(rows.get(name), "epochs", "repeats") for name in sizes}
     shares = {name: _number({"weight": rows.get(name)}, "weight") for name in sizes}
     if all(value is None for value in shares.values()):
-        shares = {name: _number(rows.get(name), "realised", "share", "target", "weight") for name in sizes}
+        shares = {name: _number(rows.get(name), "realised_share", "target_share", "share") for name in sizes}
     if all(value is not None for value in repeats.values()):
         wanted = {name: sizes[name] * (repeats[name] or 0.0) for name in sizes}
     elif all(value is not None for value in shares.values()):
