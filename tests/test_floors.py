@@ -32,8 +32,8 @@ NEIGHBOURS: dict[tuple[str, str], str] = {
 }
 # Rooms that see less than their floor would allow: room -> what of the floors below it may import.
 ONLY: dict[str, set[str]] = {
-    # report reads artifacts, plan reads shapes and nothing of the engine
-    "report": FLOORS[0] | FLOORS[1],
+    # both may read the shape of a model (no torch), and nothing of the rooms that made what they tell about
+    "report": FLOORS[0] | FLOORS[1] | {"model.config"},
     "plan": FLOORS[0] | FLOORS[1] | {"model.config"},
 }
 HEAVY = {
