@@ -7,6 +7,7 @@ import torch
 
 from groundup.errors import UserError
 from groundup.model import generate as generation
+from groundup.model.decoder import KVCache
 from groundup.model.generate import Sampling, generate, probabilities, stream
 
 GREEDY = Sampling(max_new_tokens=12, temperature=0)
@@ -58,6 +59,33 @@ def test_the_cache_changes_nothing(llama, prompts):
             for _ in range(12):
                 ids.append(int(llama.logits(llama(torch.tensor([ids]))[:, -1]).argmax()))
         assert ids[len(prompt) :] == completion.ids
+
+
+def test_a_repeated_prompt_is_read_once(llama, prompts, monkeypatch):
+    read = []
+    forward = llama.model.forward
+    monkeypatch.setattr(llama.model, "forward", lambda ids, **more: read.append(ids.shape) or forward(ids, **more))
+    repeated = [prompts[i] for i in (2, 0, 2, 3, 0, 2)]
+    out = generate(llama, repeated, GREEDY)
+    assert read[0] == (3, 40) and read[1] == (6, 1)
+    single = generate(llama, prompts, GREEDY)
+    assert out == [single[i] for i in (2, 0, 2, 3, 0, 2)]
+    sampled = generate(llama, repeated, Sampling(12, 1.0), torch.Generator().manual_seed(0))
+    assert sampled[0] != sampled[2]  # read together, drawn apart
+
+
+def test_reading_in_pieces_through_a_cache_is_reading_whole(twins, tokens):
+    """Positions, documents and windows go on from piece to piece, also in the middle of a document."""
+    documents = torch.repeat_interleave(torch.arange(3), torch.tensor([11, 20, 9])).expand(3, -1)
+    for given in (None, documents):
+        with torch.no_grad():
+            whole = twins.ours(tokens, document_ids=given)
+            cache = KVCache(twins.config, 3, 40, torch.float32, torch.device("cpu"))
+            pieces = [
+                twins.ours(tokens[:, a:b], document_ids=None if given is None else given[:, a:b], cache=cache)
+                for a, b in ((0, 7), (7, 8), (8, 25), (25, 40))
+            ]
+        assert (torch.cat(pieces, 1) - whole).abs().max() < 1e-5
 
 
 def test_done_rows_leave_the_batch(llama, tokens, monkeypatch):

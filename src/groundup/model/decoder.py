@@ -163,14 +163,14 @@ class Trunk(nn.Module):
         cache: KVCache | None = None,
     ) -> Tensor:
         T, past = input_ids.shape[1], cache.length if cache is not None else 0
+        key_documents = cache.append_documents(document_ids, T) if cache is not None else document_ids
         if position_ids is None:
-            position_ids = restarting_positions(document_ids, T, input_ids.device) + past
-            positions = T + past
+            position_ids = restarting_positions(key_documents, past + T, input_ids.device)[:, past:]
+            positions = past + T
         else:
             positions = int(position_ids.max()) + 1
         dtype = compute_dtype(self.norm.weight)
         rotation = self.rotary.at(position_ids, positions, dtype)
-        key_documents = cache.append_documents(document_ids, T) if cache is not None else document_ids
         masks = {
             window: visibility(
                 document_ids,

@@ -60,7 +60,7 @@ def generate(
     for prompt in prompts:
         _check_prompt(model, prompt, sampling)
     model = inference_model(model, dtype)
-    order = sorted(range(len(prompts)), key=lambda index: (len(prompts[index]), index), reverse=True)
+    order = sorted(range(len(prompts)), key=lambda index: (len(prompts[index]), prompts[index]), reverse=True)
     completions: dict[int, Completion] = {}
     for start in range(0, len(order), max_batch):
         batch = order[start : start + max_batch]
@@ -130,37 +130,48 @@ def _decode(
 
     Gradients are off inside each step only, so that the caller of a half-used iterator is not affected.
     """
-    device = model.head_weight.device
+    device, dtype = model.head_weight.device, compute_dtype(model.head_weight)
     longest = max(map(len, prompts))
-    padded = torch.tensor([[0] * (longest - len(p)) + p for p in prompts], device=device)
-    lengths = torch.tensor([len(p) for p in prompts], device=device)
-    positions = torch.arange(longest, device=device)[None] - (longest - lengths)[:, None]
+    padded = torch.tensor([[PADDING] * (longest - len(prompt)) + prompt for prompt in prompts], device=device)
+    distinct, which = torch.unique(padded, dim=0, return_inverse=True)
+    if len(distinct) == len(padded):
+        distinct = padded
+    lengths = (padded >= 0).sum(1)
     ragged = bool((lengths < longest).any())
-    documents = torch.where(positions < 0, PADDING, REAL) if ragged else None
+    cache = KVCache(model.config, len(distinct), longest + sampling.max_new_tokens, dtype, device)
+    with torch.inference_mode():
+        documents = torch.where(distinct < 0, PADDING, REAL)
+        positions = ((distinct >= 0).cumsum(1) - 1).clamp(min=0)
+        last = model(
+            distinct.clamp(min=0), position_ids=positions, document_ids=documents if ragged else None, cache=cache
+        )[:, -1]
+        if distinct is not padded:  # a prompt that is asked for several times is read once
+            last = last[which]
+            cache.keep_rows(which)
+
     rows = torch.arange(len(prompts), device=device)
     stop_ids = torch.tensor(sampling.stop_ids, device=device)
     done = torch.zeros(len(prompts), dtype=torch.bool, device=device)
-
-    tokens, positions = padded, positions.clamp(min=0)
-    dtype = compute_dtype(model.head_weight)
-    cache = KVCache(model.config, len(prompts), longest + sampling.max_new_tokens, dtype, device)
     for step in range(sampling.max_new_tokens):
         with torch.inference_mode():
-            hidden = model(tokens, position_ids=positions, document_ids=documents, cache=cache)
-            chosen = choose(model.logits(hidden[:, -1]), sampling, generator)
+            chosen = choose(model.logits(last), sampling, generator)
         yield chosen, rows
         with torch.inference_mode():
             done = done | torch.isin(chosen, stop_ids)
             left = int((~done).sum())
-            if left == 0:
+            if left == 0 or step + 1 == sampling.max_new_tokens:
                 return
-            positions = lengths[:, None] + step
-            tokens, documents = chosen[:, None], torch.zeros_like(tokens[:, :1]) if ragged else None
             if left <= COMPACT_BELOW * len(done):
                 alive = (~done).nonzero().squeeze(1)
                 cache.keep_rows(alive)
-                tokens, positions, rows, lengths, done = (t[alive] for t in (tokens, positions, rows, lengths, done))
-                documents = documents[alive] if documents is not None else None
+                chosen, rows, lengths, done = (tensor[alive] for tensor in (chosen, rows, lengths, done))
+            documents = torch.full((len(chosen), 1), REAL, device=device)
+            last = model(
+                chosen[:, None],
+                position_ids=lengths[:, None] + step,
+                document_ids=documents if ragged else None,
+                cache=cache,
+            )[:, -1]
 
 
 COMPACT_BELOW = 0.8  # rows that are done leave once a fifth of the batch is: dropping rows copies the cache

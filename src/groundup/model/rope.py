@@ -81,12 +81,11 @@ class RotaryTable:
         key = (dtype, position_ids.device)
         if key not in self.tables or len(self.tables[key][0]) < positions:
             rows = 1 << max(positions - 1, 255).bit_length()  # grow by doubling: a decode loop builds few tables
-            with torch.inference_mode(False):  # a table made while generating must serve training too
-                angles = torch.arange(rows, dtype=torch.float32, device="cpu")[:, None] * self.frequencies
-                cos, sin = angles.cos() * self.factor, angles.sin() * self.factor
-                self.tables[key] = (
-                    torch.cat((cos, cos), dim=-1).to(position_ids.device, dtype),
-                    torch.cat((-sin, sin), dim=-1).to(position_ids.device, dtype),
-                )
+            angles = torch.arange(rows, dtype=torch.float32, device="cpu")[:, None] * self.frequencies
+            cos, sin = angles.cos() * self.factor, angles.sin() * self.factor
+            self.tables[key] = (
+                torch.cat((cos, cos), dim=-1).to(position_ids.device, dtype),
+                torch.cat((-sin, sin), dim=-1).to(position_ids.device, dtype),
+            )
         cos, sin = self.tables[key]
         return cos[position_ids][:, None], sin[position_ids][:, None]
