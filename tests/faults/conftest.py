@@ -62,13 +62,16 @@ class Attempts:
     def __init__(self, server: subprocess.Popen[str], tokens: Path) -> None:
         self.server, self.tokens = server, tokens
 
-    def start(self, run: Path, file_limit: int | None = None, said: Path | None = None, **settings: Any) -> int:
+    def start(
+        self, run: Path, file_limit: int | None = None, said: Path | None = None, die: Any = None, **settings: Any
+    ) -> int:
         order = {
             "run": str(run),
             "tokens": str(self.tokens),
             "said": str(said or run.parent / f"{run.name}.txt"),
             "settings": {**SETTINGS, **settings},
             "file_limit": file_limit,
+            "die": die,
         }
         assert self.server.stdin is not None
         print(json.dumps(order), file=self.server.stdin, flush=True)
