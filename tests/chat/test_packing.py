@@ -38,8 +38,11 @@ def test_every_sample_is_in_one_row_whole(lengths: list[int]) -> None:
 
 
 def test_best_fit_fills_the_tightest_hole() -> None:
-    rows = pack(samples_of([6, 7, 3, 4]), 10)
-    assert sorted(sorted({token // 100 for token in row.ids}) for row in rows) == [[0, 3], [1, 2]]
+    def contents(lengths: list[int]) -> list[list[int]]:
+        return sorted(sorted({token // 100 for token in row.ids}) for row in pack(samples_of(lengths), 10))
+
+    assert contents([6, 7, 3, 4]) == [[0, 3], [1, 2]]
+    assert contents([6, 5, 4]) == [[0, 2], [1]]  # 4 goes beside 6, where no room is left, and not beside 5
 
 
 def test_sample_longer_than_a_row_is_a_programming_error() -> None:

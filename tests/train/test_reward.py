@@ -63,7 +63,7 @@ def test_the_end_of_turn_counts_even_where_it_is_the_pad_token(scalar_model: Sca
 def test_head_starts_as_the_paper_says(chat_model_folder: Path) -> None:
     decoder = load_model(chat_model_folder)
     heads = torch.cat([ScalarModel.from_decoder(decoder, seed).score.weight.flatten() for seed in range(60)])
-    assert float(heads.std()) == pytest.approx(1 / (decoder.config.hidden_size + 1) ** 0.5, rel=0.06)
+    assert heads.std().item() == pytest.approx(1 / (decoder.config.hidden_size + 1) ** 0.5, rel=0.06)
 
 
 def test_loss_by_hand(scalar_model: ScalarModel) -> None:
@@ -125,7 +125,10 @@ def test_stage_ranks_held_out_pairs_and_texts_are_scored_alike(
     good, bad = score_texts(
         reward,
         tokenizer,
-        [[{"role": "user", "content": "a fox"}, {"role": "assistant", "content": f"a fox {word}"}] for word in ("yes", "no")],
+        [
+            [{"role": "user", "content": "a fox"}, {"role": "assistant", "content": f"a fox {word}"}]
+            for word in ("yes", "no")
+        ],
     )
     assert good > bad
     ids = tokenizer.encode("<|im_start|>user\na fox<|im_end|>\n<|im_start|>assistant\na fox yes<|im_end|>")

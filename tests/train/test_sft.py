@@ -13,7 +13,7 @@ import torch
 from groundup.artifacts import StageContext, read_json
 from groundup.chat.masks import Encoded, encode_conversation
 from groundup.chat.packing import join, pack
-from groundup.errors import UserError
+from groundup.errors import Stopped, UserError
 from groundup.model.decoder import Decoder
 from groundup.model.files import load_model
 from groundup.model.generate import Sampling, generate
@@ -134,6 +134,7 @@ def test_weight_is_how_often_a_row_is_seen() -> None:
     assert all(repeated.count(row) == 2 for row in range(0, 500, 50))
     assert 90 <= len([row for row in repeated if row >= 500]) <= 160
     assert max(repeated.count(row) for row in range(500, 1000, 25)) <= 1
+    assert repeat_by_weight(["only"], [0.001]) == ["only"]
 
 
 # ---------------------------------------------------------------- the whole stage
@@ -180,6 +181,28 @@ def test_stage_learns_to_answer_and_to_stop(chat_model_folder: Path, stage_conte
     samples = [json.loads(line) for line in (context.folder / "samples.jsonl").read_text().splitlines()]
     assert {sample["when"] for sample in samples} == {"before", "after"}
     assert "trained (" in context.console.stream.getvalue()  # type: ignore[attr-defined]
+
+
+def test_stopped_stage_goes_on_to_the_same_weights(
+    chat_model_folder: Path, stage_context: Contexts, tmp_path: Path
+) -> None:
+    data = write_chats(tmp_path / "chats.jsonl", CHATS * 3)
+    settings = settings_for(chat_model_folder, data, num_epochs=3, sample_packing=False, save_steps=4)
+    whole = stage_context("whole")
+    run(settings, whole)
+
+    cut = stage_context("cut")
+    cut.stop.request(75)  # after its first step
+    with pytest.raises(Stopped):
+        run(settings, cut)
+    assert not (cut.folder / "model").exists()
+    run(settings, stage_context("cut"))
+    one, other = ((c.folder / "model" / "model.safetensors").read_bytes() for c in (whole, cut))
+    assert one == other
+
+    changed = settings_for(chat_model_folder, data, num_epochs=3, sample_packing=True, save_steps=4)
+    with pytest.raises(UserError, match="other settings|other data|cannot be continued|made with"):
+        run(changed, stage_context("cut"))
 
 
 def test_nothing_to_train_is_refused_before_the_model_is_loaded(

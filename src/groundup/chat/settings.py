@@ -15,7 +15,7 @@ class Dataset(Settings):
     """One source of rows: a file, a folder of files, a `pairs` stage, a pinned package, or made tasks."""
 
     path: PairsRef | None = None
-    """A .jsonl, .json or .parquet file (also .gz), a folder or glob, a `pairs` stage, `package:chatterbot-corpus`."""
+    """A .jsonl, .json or .parquet file (also .gz), a folder of them, a `pairs` stage, `package:chatterbot-corpus`."""
     tasks: list[str] | None = None
     """Families of questions with one right answer, instead of a path."""
     split: Literal["train", "held_out"] = "train"

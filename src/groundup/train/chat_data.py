@@ -66,7 +66,7 @@ def repeat_by_weight(items: Sequence[Item], weights: Sequence[float]) -> list[It
     for number, (item, weight) in enumerate(zip(items, weights, strict=True)):
         share = int.from_bytes(hashlib.sha256(str(number).encode()).digest()[:4]) / 2**32
         repeated += [item] * (int(weight) + (share < weight % 1))
-    return repeated
+    return repeated or list(items[:1])  # a small weight on few items must not leave an epoch without rows
 
 
 def parts(items: Sequence[Item], size: int) -> list[list[Item]]:
