@@ -1,6 +1,6 @@
 """Runs training attempts in processes of their own: torch is imported once, each attempt is a fork that may be killed.
 
-One JSON line in: {"run": folder, "settings": {...}, "die": [function of os, call] or null, ...}. Lines out: `pid N`, then
+One JSON line in: {"run": folder, "settings": {...}, "die": [function of os, call], ...}. Lines out: `pid N`, then
 `exit CODE` (a negative code is the signal that ended it). What the attempt says on stderr goes to the file `said`.
 """
 
