@@ -112,10 +112,23 @@ def test_a_cut_off_archive_keeps_what_came_before(read, tmp_path: Path) -> None:
     assert drops[0].reason.startswith("damaged")
 
 
+def test_a_corrupt_archive_ends_where_it_is_corrupt_and_says_so(read, tmp_path: Path) -> None:
+    page = "".join(f"<p>Paragraph {n * n * n % 9973}.</p>" for n in range(500)).encode()
+    first, second, third = (gzip.compress(warc_of((f"http://{n}/", OK, page))) for n in range(3))
+    archive = tmp_path / "corrupt.warc.gz"
+    archive.write_bytes(first + b"garbage" * 50 + second + third)
+    pages, drops, _ = read(WarcSource(type="warc", path=str(archive)))
+    assert [one.url for one in pages] == ["http://0/"]
+    assert reasons(drops) == {"damaged archive: the rest of the file could not be read": 1}
+    assert str(archive) in drops[0].excerpt
+
+
 def test_chunks_are_joined_unless_the_crawler_had_joined_them() -> None:
     assert unchunk(b"4\r\nWiki\r\n6;x=1\r\npedia \r\n0\r\n\r\n") == b"Wikipedia "
     assert unchunk(b"<!doctype html><html>") == b"<!doctype html><html>"
-    assert unchunk(b"abc\r\n<p>not a chunk</p>") != b"", "a page that begins like a chunk head is kept"
+    page = b"add\r\n<p>A page whose first line looks like the head of a chunk.</p>\r\nand so on" + b"." * 3000
+    assert unchunk(page) == page
+    assert unchunk(b"4\r\nWiki\r\n6\r\npedi") == b"Wikipedi", "cut off in the last chunk"
 
 
 def test_compression_is_told_by_the_bytes() -> None:
@@ -177,6 +190,8 @@ def test_a_utf16_dump_and_fifteen_languages_are_read(read, shared_data: Path) ->
         articles, _, _ = read(WikipediaSource(type="wikipedia", path=str(path)))
         assert articles, path.name
         assert len(prose_of(articles[0].text)) > 200, path.name
+        names = ("Kategorie:", "Datei:", "Catégorie:", "Fichier:", "Категория:", "Категорія:", "Categoría:", "mini|")
+        assert not [name for name in names if name in prose_of(articles[0].text)], path.name
     [article], drops, _ = read(WikipediaSource(type="wikipedia", path=str(shared_data / "wikipedia/bgwiki*")))
     assert prose_of(article.text).startswith("Григориански календар\n\nГригорианският календар")
     assert reasons(drops) == {"not an article (namespace 4)": 2}
@@ -214,6 +229,18 @@ def test_wikitext_becomes_prose() -> None:
     )
     text = prose_of(f"\x00namespaces=category|datei|file|image|kategorie\x00Ada\x00{WIKITEXT}")
     assert text == expected.replace("\n It", "\nIt").replace("mot \n", "mot\n").replace(" (born )", " (born )")
+
+
+def test_the_dump_says_how_its_namespaces_are_called(read, tmp_path: Path) -> None:
+    (tmp_path / "d.xml").write_text(
+        "<mediawiki><siteinfo><sitename>W</sitename><base>https://xx.wikipedia.org/wiki/Main</base>"
+        '<namespaces><namespace key="6">Ficheru</namespace><namespace key="14">Rhestr</namespace></namespaces>'
+        "</siteinfo><page><title>A b</title><ns>0</ns><revision><text>Kept [[Ficheru:x.png|thumb|gone]] text. [[Rhestr:gone]]"
+        "</text></revision></page></mediawiki>"
+    )
+    [article], _, _ = read(WikipediaSource(type="wikipedia", path=str(tmp_path / "d.xml")))
+    assert prose_of(article.text) == "A b\n\nKept text."
+    assert article.url == "https://xx.wikipedia.org/wiki/A_b"
 
 
 def test_a_damaged_dump_keeps_what_came_before_and_says_so(read, tmp_path: Path) -> None:

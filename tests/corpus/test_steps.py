@@ -65,12 +65,10 @@ def test_a_foreign_menu_does_not_decide_for_a_long_page() -> None:
 
 # ---------------------------------------------------------------- quality
 
-GOOD = (
-    "The committee met on Tuesday to talk about the plan for the new bridge. Most of the members agreed that it should "
-    "be built with local stone, and that the work has to begin before the winter. A report from the engineers, which "
-    "was read aloud, says that the river bed is firm. Nobody spoke against the idea, but the treasurer asked what it would "
-    "cost to keep the old ferry running until the day the bridge is open."
-)
+GOOD = """The committee met on Tuesday to talk about the plan for the new bridge. Most of the members agreed that it
+should be built with local stone, and that the work has to begin before the winter. A report from the engineers, which
+was read aloud, says that the river bed is firm. Nobody spoke against the idea, but the treasurer asked what it would
+cost to keep the old ferry running until the day the bridge is open.""".replace("\n", " ")
 
 
 def why(text: str, media: str = "prose", rules: QualityRules = RULES) -> list[str]:
@@ -109,8 +107,8 @@ def test_each_prose_rule_names_what_it_was_made_for(text: str, media: str, reaso
     [
         ("x = 1\n", "fewer than three lines of code"),
         ("a = 1\nb = 2\nc = '" + "xy z" * 400 + "'\n", "minified or data: a line is too long"),
-        ("\n".join("value = some_function(argument) + " * 6 for _ in range(9)), "minified or data: lines are too long on "
-         "average"),
+        ("\n".join("value = some_function(argument) + " * 6 for _ in range(9)),
+         "minified or data: lines are too long on average"),
         ("x = [\n" + "    1, 2, 3, 4, 5, 6, 7, 8, 9, 10,\n" * 50 + "]\n", "a table of numbers"),
         ("# ~~~~\n" * 3 + "{}[]()<>+-*/%!&|^~;:.,  \n" * 20, "too few letters and digits"),
         ("a = 1\nb = 2\nBLOB = b'" + "\\x89" * 80 + "'\n", "holds encoded binary data"),

@@ -117,7 +117,8 @@ def exam_items(
         if isinstance(exam, ExamTasks):
             from groundup.tasks import make_tasks
 
-            for place, task in enumerate(make_tasks(exam.tasks, exam.split, exam.rows, exam.seed or seed)):
+            own = seed if exam.seed is None else exam.seed
+            for place, task in enumerate(make_tasks(exam.tasks, exam.split, exam.rows, own)):
                 yield ExamItem(f"tasks ({exam.split})", f"{task.task} #{place}", task.prompt)
         else:
             yield from _items_of_files(exam, cache, console)

@@ -1,6 +1,7 @@
 """MediaWiki XML dumps, in any language and encoding: pages are streamed, redirects counted, wikitext turned into prose.
 
-The dump itself says how its file and category namespaces are called (`siteinfo`), so no language is special.
+A dump says itself how its file and category namespaces are called (`siteinfo`); cut-down dumps often do not, so the
+names of the larger Wikipedias are known here as well.
 """
 
 from __future__ import annotations
@@ -21,6 +22,13 @@ from groundup.corpus.sources.files import Input
 
 LICENCE = "CC-BY-SA"
 _FILE_AND_CATEGORY = ("6", "14")  # namespace keys; the same in every MediaWiki
+_NAMES = """
+    file image category datei bild kategorie fichier catégorie archivo imagen categoría файл изображение категория
+    категорія зображення ファイル 画像 dosya resim kategori kategoria plik grafika ficheiro imagem categoria immagine
+    bestand afbeelding categorie fil tiedosto kuva luokka soubor kép fájl kategória slika kategorija ملف صورة تصنيف
+    پرونده رده 文件 图像 分类 檔案 圖像 分類 파일 그림 분류 चित्र श्रेणी hình jamii picha αρχείο εικόνα κατηγορία קובץ
+    תמונה קטגוריה berkas gambar датотека категорија"""
+_KNOWN_NAMESPACES = frozenset(_NAMES.split()) | {"tập tin", "thể loại"}
 _NAMESPACES_MARK = "\x00namespaces="
 
 
@@ -43,7 +51,8 @@ def read(source: WikipediaSource, inputs: Iterable[Input], notes: Counter[str]) 
 
 
 def _pages(stream: Any, file: Input, source: WikipediaSource) -> Iterator[Document | Drop]:
-    base, database, dropped_namespaces = "", "", {"file", "image", "category"}
+    base, database = "", ""
+    dropped_namespaces: set[str] = set()
     root: ElementTree.Element | None = None
     for event, element in ElementTree.iterparse(stream, events=("start", "end")):
         if event == "start":
@@ -103,7 +112,11 @@ def prose_of(content: str) -> str:
     # Innermost tables first: tables are the most expensive thing for the parser, and nothing of them is kept.
     while (shorter := _TABLE.sub("", wikitext)) != wikitext:
         wikitext = shorter
-    _walk(mwparserfromhell.parse(wikitext, skip_style_tags=True).nodes, frozenset(namespaces.split("|")), out)
+    _walk(
+        mwparserfromhell.parse(wikitext, skip_style_tags=True).nodes,
+        _KNOWN_NAMESPACES.union(namespaces.split("|")),
+        out,
+    )
     return _tidy(f"{title}\n\n{''.join(out)}")
 
 
