@@ -153,7 +153,7 @@ def check(settings: PretrainSettings, context: StageContext) -> CheckReport:
             problems += _mismatches(manifest, Tokenizer.from_folder(folder / "tokenizer"), folder)
             problems += _shape_problems(settings, manifest)
             steps_per_epoch = TokenBatches(folder, settings.sequence_len, rows_per_step, 0).steps_per_epoch
-        elif isinstance(settings.model, str) or settings.model:
+        else:
             problems += _shape_problems(settings, None)
         config = model_config(settings.model, **({"vocab_size": vocab_size} if vocab_size else {}))
     except UserError as error:
