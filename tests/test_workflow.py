@@ -169,7 +169,7 @@ def test_a_changed_setting_runs_exactly_its_stage_and_what_depends_on_it(
 ) -> None:
     run(recipe)
     outcome, _ = run(recipe, change)
-    assert outcome.built == built or (change == "seed=7" and set(outcome.built) <= set(built))
+    assert outcome.built == built
 
 
 def test_a_stage_whose_inputs_came_out_the_same_is_not_run_again(recipe: Path) -> None:
@@ -375,7 +375,7 @@ def test_a_kill_between_the_two_renames_is_mended(recipe: Path, is_new_whole: bo
     if not is_new_whole:
         (work / "base" / "artifact.json").unlink()
     final.rename(work / "base.old")
-    folders.mend(Path("runs/life"))
+    assert run(recipe)[0].built == ()
     assert ((final / "model.txt").read_text() == "new") is is_new_whole
     assert read_artifact(final) is not None
     assert not (work / "base.old").exists()

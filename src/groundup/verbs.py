@@ -14,7 +14,7 @@ from groundup.artifacts import write_atomic, write_json
 from groundup.console import Console
 from groundup.environment import free_disk_bytes, memory_bytes
 from groundup.errors import EXIT_DONE, EXIT_REFUSED, EXIT_USAGE, Problem, UserError
-from groundup.preflight import Planner, Preflight, estimate, preflight
+from groundup.preflight import Planner, Preflight, done_stages, estimate, preflight
 from groundup.recipe import KINDS, Kind
 from groundup.recipe_errors import first_sentence
 from groundup.recipe_file import did_you_mean, one_of
@@ -58,6 +58,9 @@ def run(
     console = Console(quiet=quiet)
 
     def before(run_folder: Path) -> None:
+        stages = recipe.with_needs(only)
+        if not fresh and len(done_stages(stages, run_folder)) == len(stages):
+            return  # nothing will run
         checked = preflight(recipe, run_folder, folders.cache_folder(), only, planner)
         write_json(run_folder / "plan.json", checked.plan)
         if checked.problems:
@@ -111,6 +114,8 @@ def check(
         print_json(checked.as_json())
     else:
         _print_preflight(checked, run_folder)
+        if not checked.problems:
+            print(f"nothing stands in the way: `groundup run {' '.join([recipe_name, *overrides])}` starts it")
     return EXIT_USAGE if checked.problems else EXIT_DONE
 
 
@@ -147,8 +152,6 @@ def _print_preflight(checked: Preflight, run_folder: Path) -> None:
         print(f"warning: {line}", file=sys.stderr)
     if checked.problems:
         print("\n".join(map(str, checked.problems)), file=sys.stderr)
-    else:
-        print("nothing stands in the way: `groundup run` starts it")
 
 
 def _about(seconds: float | None) -> str:

@@ -178,6 +178,8 @@ def _run_one(run: _Run, stage: Stage, work: folders.Work, inputs: dict[str, str]
         result = stage.kind.run_function()(stage.settings, stage_context(run, stage, work.folder))
         if not isinstance(result, StageResult):
             raise TypeError(f"{stage.kind.name}'s run returned {type(result).__name__}, not a StageResult")
+        for half in work.folder.rglob(".*.tmp"):  # what an earlier kill left of an atomic write
+            half.unlink()
         return finish_artifact(
             work.folder,
             kind=stage.kind.name,
