@@ -10,6 +10,7 @@ import pytest
 from groundup.model.config import ModelConfig
 from groundup.plan import flops
 from groundup.plan.estimate import (
+    DECODE_FACTOR,
     FORMULAS,
     LAYER_SHARE,
     START_SECONDS,
@@ -109,7 +110,7 @@ def test_generation_is_prefill_and_one_step_per_token_and_batch(machine: Machine
     prefill = flops.forward_flops(SHAPE, 2000, 10) / 1e10
     head = 4096 * 256 / (12 * 256**2)
     step = (SHAPE.num_hidden_layers + head) * (1e-3 + 100 * 1e-5)
-    assert seconds == pytest.approx(prefill + 2 * 5 * step)
+    assert seconds == pytest.approx(prefill + 2 * 5 * step * DECODE_FACTOR)
 
 
 def test_ppo_takes_more_with_more_episodes_and_with_a_reward_model(machine: Machine) -> None:

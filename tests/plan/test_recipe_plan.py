@@ -54,9 +54,11 @@ def test_the_vocabulary_travels_from_the_tokenizer_to_the_model(recipe: object, 
 
 def test_what_a_stage_checked_itself_wins(recipe: object, machine: Machine) -> None:
     plain = plan_run(recipe, on=machine)["stages"]["corpus"]
-    found = plan_run(recipe, {"corpus": {"seconds": 100.0, "disk_bytes": 7, "memory_bytes": 9}}, on=machine)
+    found = plan_run(recipe, {"corpus": {"seconds": 100.0, "disk_bytes": 7, "memory_bytes": 9e9}}, on=machine)
     corpus = found["stages"]["corpus"]
-    assert (corpus["seconds"], corpus["disk_bytes"], corpus["memory_bytes"]) == (100.0, 7.0, 9.0)
+    assert (corpus["seconds"], corpus["disk_bytes"], corpus["memory_bytes"]) == (100.0, 7.0, 9e9)
+    too_low = plan_run(recipe, {"corpus": {"memory_bytes": 1}}, on=machine)["stages"]["corpus"]
+    assert too_low["memory_bytes"] == plain["memory_bytes"]
     assert corpus["seconds_high"] / 100 == pytest.approx(plain["seconds_high"] / plain["seconds"], rel=1e-2)
 
 

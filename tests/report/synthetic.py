@@ -247,9 +247,9 @@ def metrics(kind: str) -> list[dict[str, Any]]:
         if kind == "ppo":
             row |= {
                 "loss": 0.02 * noise.random(),
-                "objective/scores": 0.35 + 0.5 * (1 - math.exp(-3 * done)) + 0.05 * noise.random(),
-                "objective/kl": 3 * done + 0.4 * noise.random(),
-                "objective/entropy": 1.4 - 0.7 * done,
+                "score": 0.35 + 0.5 * (1 - math.exp(-3 * done)) + 0.05 * noise.random(),
+                "kl": 3 * done + 0.4 * noise.random(),
+                "entropy": 1.4 - 0.7 * done,
             }
         else:
             start = {"pretrain": 8.3, "sft": 2.9, "reward": 0.69, "dpo": 0.693}[kind]
@@ -257,7 +257,7 @@ def metrics(kind: str) -> list[dict[str, Any]]:
             if kind == "pretrain" and step == 310:
                 row["loss"] += 2.5
             if kind == "pretrain" and step % 100 == 0:
-                row["eval_loss"] = row["loss"] + 0.1
+                row["validation_loss"] = row["loss"] + 0.1
         rows.append(row)
     return rows
 

@@ -79,7 +79,7 @@ def test_curves_keep_the_spike_and_both_ends(data: dict) -> None:
     loss = data["curves"]["base"]["loss"]
     assert (loss[0][0], loss[-1][0]) == (1, 600)
     assert 310 in [step for step, _ in loss]
-    assert data["curves"]["base"]["eval_loss"][0][0] == 100
+    assert data["curves"]["base"]["validation_loss"][0][0] == 100
 
 
 def test_dropped_documents_are_shown_with_their_reason(data: dict) -> None:

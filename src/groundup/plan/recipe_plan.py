@@ -72,13 +72,17 @@ def _kind_and_settings(stage: Any) -> tuple[str, Any]:
 
 
 def _with_facts(planned: Estimate, facts: Mapping[str, Any]) -> Estimate:
-    """What the stage's own check has worked out replaces the general formula, and moves the interval with it."""
+    """What the stage's own check has worked out replaces the general formula, and moves the interval with it.
+
+    Of two estimates of memory the larger counts: too little is what hurts.
+    """
     changes: dict[str, float] = {}
-    for ours, theirs in (("memory_bytes", "memory_bytes"), ("disk_bytes", "disk_bytes"), ("flops", "flops")):
-        if isinstance(facts.get(theirs), int | float):
-            changes[ours] = float(facts[theirs])
-    seconds = facts.get("seconds")
-    if isinstance(seconds, int | float) and seconds > 0 and planned.seconds > 0:
+    for name in ("disk_bytes", "flops"):
+        if _number(facts, name):
+            changes[name] = float(facts[name])
+    changes["memory_bytes"] = max(planned.memory_bytes, _number(facts, "memory_bytes") or 0.0)
+    seconds = _number(facts, "seconds")
+    if seconds and planned.seconds > 0:
         ratio = seconds / planned.seconds
         changes |= {
             "seconds": float(seconds),

@@ -110,8 +110,11 @@ def _reasons(funnel: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
     """A table of step and reason by source."""
     sources = [str(row["source"]) for row in funnel]
     counts: dict[tuple[str, str], dict[str, int]] = {}
+    order: list[str] = []
     for row in funnel:
         for step in row["steps"]:
+            if step["step"] not in order:
+                order.append(step["step"])
             for reason, count in step["dropped"].items():
                 counts.setdefault((step["step"], str(reason)), {})[row["source"]] = int(count)
     if not counts:
@@ -123,11 +126,13 @@ def _reasons(funnel: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
             "cells": [integer(found[source]) if source in found else "" for source in sources],
             "total": integer(sum(found.values())),
         }
-        for (step, reason), found in counts.items()
+        for (step, reason), found in sorted(
+            counts.items(), key=lambda item: (order.index(item[0][0]), -sum(item[1].values()), item[0][1])
+        )
     ]
     totals = [
         {"label": label, "cells": [integer(row[key]) for row in funnel], "total": integer(_sum(funnel, key))}
-        for label, key in (("came in", "in"), ("kept for training", "kept"), ("held out", "held_out"))
+        for label, key in (("came in", "in"), ("kept", "kept"), ("held out", "held_out"))
     ]
     return {"sources": sources, "rows": rows, "totals": totals}
 

@@ -27,7 +27,7 @@ class Panel:
 
 
 LOSS = (("loss",), "training")
-HELD_OUT = (("eval_loss", "held_out_loss", "validation_loss", "loss_held_out"), "held out")
+HELD_OUT = (("validation_loss", "validation/loss", "eval_loss"), "held out")
 RATE = Panel("Learning rate", "learning rate", ((("lr", "learning_rate"), "learning rate"),), smooth=False)
 NORM = Panel("Gradient norm", "gradient norm before clipping", ((("grad_norm",), "gradient norm"),), log_y=True)
 PANELS: dict[str, tuple[Panel, ...]] = {
@@ -38,7 +38,7 @@ PANELS: dict[str, tuple[Panel, ...]] = {
         Panel(
             "Accuracy on training pairs",
             "share of pairs ranked right",
-            ((("accuracy", "reward_accuracy"), "accuracy"), (("eval_accuracy", "held_out_accuracy"), "held out")),
+            ((("accuracy",), "training"), (("validation_accuracy",), "held out")),
             level_line=(0.5, "chance"),
         ),
     ),
@@ -47,7 +47,13 @@ PANELS: dict[str, tuple[Panel, ...]] = {
         Panel(
             "Implicit reward margin",
             "beta x log-ratio, chosen minus rejected",
-            ((("rewards/margins", "margin", "reward_margin", "margins"), "margin"),),
+            ((("rewards/margins",), "training"), (("validation/rewards/margins",), "held out")),
+        ),
+        Panel(
+            "Pairs ranked right by the implicit reward",
+            "share of pairs",
+            ((("rewards/accuracies",), "training"), (("validation/rewards/accuracies",), "held out")),
+            level_line=(0.5, "chance"),
         ),
     ),
     "ppo": (
@@ -55,23 +61,21 @@ PANELS: dict[str, tuple[Panel, ...]] = {
             "Reward",
             "mean score of a rollout",
             (
-                (("objective/scores", "scores", "score", "reward"), "score"),
-                (("objective/rlhf_reward", "rlhf_reward"), "score minus KL cost"),
+                (("score", "objective/scores"), "score"),
+                (("accuracy", "verifier"), "answered right"),
             ),
         ),
         Panel(
             "KL divergence from the reference",
-            "nats per response",
-            ((("objective/kl", "kl"), "KL"),),
+            "nats per answer",
+            ((("kl", "objective/kl"), "KL"),),
         ),
         Panel(
             "Entropy of the policy",
-            "nats per token",
-            ((("objective/entropy", "policy/entropy_avg", "entropy"), "entropy"),),
+            "nats per answer",
+            ((("entropy", "objective/entropy"), "entropy"),),
         ),
-        Panel(
-            "Value loss", "value loss", ((("loss/value_avg", "loss/value", "value_loss"), "value loss"),), log_y=True
-        ),
+        Panel("Value loss", "value loss", ((("value_loss",), "value loss"),), log_y=True),
     ),
 }
 

@@ -171,11 +171,13 @@ def _model(row: Mapping[str, Any]) -> dict[str, Any]:
 
 def commands(data: Mapping[str, Any]) -> list[dict[str, str]]:
     """What to type: chat, resume, reproduce, and read the same numbers in other ways."""
-    folder = data["folder"]
+    folder = data["folder"].rstrip("/")
     chat = [row for row in data["models"] if row["kind"] in ("sft", "dpo", "ppo")]
     candidate = (data["gate"] or {}).get("candidate")
     chosen = next((row for row in chat if row["stage"] == candidate), chat[-1] if chat else None)
-    run = f"groundup run {shlex.quote(f'{folder}/recipe.yaml')}"
+    home, _, name = folder.rpartition("/")
+    elsewhere = "" if home == "runs" and name == data["run"] else f" --runs {shlex.quote(home or '.')}"
+    run = f"groundup run {shlex.quote(f'{folder}/recipe.yaml')}{elsewhere}"
     rows = []
     if chosen is not None:
         rows.append(
@@ -184,9 +186,10 @@ def commands(data: Mapping[str, Any]) -> list[dict[str, str]]:
                 "command": f"groundup chat {shlex.quote(folder)}/{chosen['stage']}",
             }
         )
-    if data["status"]["word"] != "finished":
+    if data["status"]["word"] in ("failed", "stopped", "cut off"):
         rows.append({"what": "go on where it stopped", "command": run})
-    rows.append({"what": "run it again from the resolved recipe (finished stages are kept)", "command": run})
+    again = f"groundup run {shlex.quote(f'{folder}/recipe.yaml')} name={shlex.quote(data['run'] + '-again')}"
+    rows.append({"what": "do it again from nothing, with the same settings and seeds", "command": again})
     rows.append(
         {"what": "all numbers of this page as JSON", "command": f"groundup report {shlex.quote(folder)} --json"}
     )
