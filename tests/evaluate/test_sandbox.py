@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import re
 import shutil
@@ -9,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -25,13 +27,27 @@ BWRAP = shutil.which("bwrap")
 LEVELS: list[Level] = ["bubblewrap", "landlock"]
 
 
+def missing_in_this_kernel(level: Level) -> str:
+    """Why a level cannot work here, asked of the system itself: a broken sandbox of ours must fail, not be skipped."""
+    if level == "landlock":
+        abi = ctypes.CDLL(None).syscall(444, None, 0, 1)  # landlock_create_ruleset, LANDLOCK_CREATE_RULESET_VERSION
+        return "" if abi >= 1 else "this kernel has no Landlock"
+    if BWRAP is None:
+        return "bubblewrap is not installed"
+    bare = [BWRAP, "--unshare-all", "--ro-bind", "/", "/", "true"]
+    done = subprocess.run(bare, capture_output=True, text=True, check=False)
+    return done.stderr if done.returncode else ""
+
+
 @pytest.fixture(params=LEVELS)
 def level(request: pytest.FixtureRequest) -> Level:
-    if request.param == "bubblewrap" and BWRAP is None:
-        pytest.skip("bubblewrap is not installed on this machine")
-    if failure := probe(request.param, bwrap=BWRAP):
-        pytest.skip(f"{request.param} does not work on this machine: {failure}")
+    if why := missing_in_this_kernel(request.param):
+        pytest.skip(f"{request.param}: {why}")
     return request.param  # type: ignore[no-any-return]
+
+
+def test_a_level_that_the_system_offers_works(level: Level) -> None:
+    assert probe(level, bwrap=BWRAP) == ""
 
 
 @pytest.fixture
@@ -202,7 +218,8 @@ def test_memory_is_limited(level: Level) -> None:
     assert hidden.kind == "failed"
 
 
-def test_an_endless_loop_is_ended_by_its_cpu_time(level: Level) -> None:
+def test_an_endless_loop_is_ended_by_its_cpu_time(level: Level, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sandbox, "WALL_SECONDS_PER_CPU_SECOND", 60)  # however busy this machine is
     ignoring = """
 import signal
 for number in range(1, 60):
@@ -211,14 +228,14 @@ for number in range(1, 60):
 """
     result = run(ignoring + "while True: pass", level)
     assert (result.kind, "CPU" in result.detail) == ("timeout", True)
-    assert result.wall_seconds < 5
+    assert result.wall_seconds < 60
 
 
 def test_a_program_that_sleeps_is_ended_by_the_wall_clock(level: Level, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sandbox, "WALL_SECONDS_PER_CPU_SECOND", 0.4)
     result = run("import os, time\nfor fd in (0, 1, 2): os.close(fd)\ntime.sleep(60)", level)
     assert (result.kind, "wall" in result.detail) == ("timeout", True)
-    assert result.wall_seconds < 2
+    assert result.wall_seconds < 30
 
 
 def test_output_is_limited(level: Level) -> None:
@@ -252,10 +269,10 @@ def test_two_programs_at_once_do_not_see_each_other(level: Level) -> None:
     assert [result.kind for result in results] == ["passed", "passed"]
 
 
-def test_nothing_is_left_behind(level: Level) -> None:
-    before = set(Path("/tmp").glob("groundup-sandbox-*"))
-    run("import os; os.makedirs('a/b/c'); open('a/b/c/d', 'w').write('x')", level)
-    assert set(Path("/tmp").glob("groundup-sandbox-*")) <= before
+def test_nothing_is_left_behind(level: Level, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    assert run("import os; os.makedirs('a/b/c'); open('a/b/c/d', 'w').write('x')", level).passed
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_sandbox_that_did_not_start_is_not_a_program_that_failed(tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ from groundup.model.logprobs import token_logprobs
 from groundup.tokens.documents import corpus_files, read_texts
 from groundup.tokens.tokenizer import Tokenizer
 
-TOKENS_PER_BATCH = 8192
+TOKENS_PER_BATCH = 16384
 FEWEST_DOCUMENTS = 10  # with fewer, blocks of text are resampled instead of documents
 BLOCK_TOKENS = 128
 
@@ -236,4 +236,4 @@ def window_sizes(settings: BitsPerByteSettings, model: Decoder) -> tuple[int, in
     context_len = min(
         settings.context_len or model.config.max_position_embeddings, model.config.max_position_embeddings
     )
-    return context_len, min(settings.stride or max(1, context_len // 2), context_len)
+    return context_len, min(settings.stride or max(1, 3 * context_len // 4), context_len)

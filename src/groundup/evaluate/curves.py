@@ -293,7 +293,7 @@ def trailing_level(losses: Floats) -> tuple[Floats, Floats]:
     """
     window = _window(len(losses))
     differences = np.abs(np.diff(losses, prepend=np.nan))
-    sigma = 1.4826 / math.sqrt(2) * _rolling_median(differences, 4 * window, fewest=window // 2)
+    sigma = 1.4826 / math.sqrt(2) * _rolling_median(differences, 4 * window, fewest=window)
     return _rolling_median(losses, window), sigma
 
 

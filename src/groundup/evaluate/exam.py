@@ -44,7 +44,9 @@ def run(settings: EvaluateSettings, context: StageContext) -> StageResult:
     if problems := _problems(settings, context):
         raise UserError(problems)
     from groundup.evaluate.models import Examinee, model_fingerprint
+    from groundup.train.precision import prepare_processor
 
+    prepare_processor()  # fp32 products at full speed
     examinees = [
         Examinee(name, folder, model_fingerprint(folder))
         for name, folder in ((name, context.model_folder(name)) for name in settings.models)

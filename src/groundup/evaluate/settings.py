@@ -23,7 +23,7 @@ class BitsPerByteSettings(Settings):
     context_len: Annotated[int, Field(ge=2)] | None = None
     """Tokens the model sees at once. Without it, the longest the model was made for."""
     stride: Annotated[int, Field(ge=1)] | None = None
-    """Tokens scored per window: fewer give each token more context and take longer. Without it, half of the context."""
+    """Tokens scored per window: fewer give each token more context and take longer. Without it, three quarters."""
     resamples: Annotated[int, Field(ge=100)] = 2_000
     """Bootstrap resamples behind each interval."""
 
