@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -193,6 +194,7 @@ def test_mixture_and_licences_are_written_down(build: Callable[..., Built], tmp_
     assert mixture["small"]["capped"]
     assert {row["licence"] for row in built.rows("documents", "big")} == {"CC0"}
     assert {row["licence"] for row in built.rows("documents", "small")} == {"MIT"}
+    assert [one["licences"] for one in built.json("sources.json")] == [{"CC0": 20}, {"MIT": 2}]
     assert [one["status"] for one in built.json("sources.json")] == ["used", "used"]
 
 
@@ -229,7 +231,7 @@ if slow:
     def read_slowly(source, *rest):
         for one in original(source, *rest):
             if slow in source.path:
-                time.sleep(0.05)
+                time.sleep(0.02)
             yield one
     collect.read_source = read_slowly
 if __name__ == "__main__":
@@ -253,10 +255,14 @@ def test_a_killed_build_goes_on_at_the_next_unfinished_source(tmp_path: Path) ->
     deadline = time.monotonic() + 30
     while not (folder / "work" / "first.json").exists() and time.monotonic() < deadline:
         time.sleep(0.02)
-    time.sleep(0.5)
-    assert process.poll() is None, "it was to be killed while it works on the second source"
-    os.killpg(process.pid, signal.SIGKILL)
+    workers: list[psutil.Process] = []
+    while len(workers) < 2 and process.poll() is None and time.monotonic() < deadline:
+        workers = psutil.Process(process.pid).children(recursive=True)
+        time.sleep(0.02)
+    assert len(workers) >= 2, "it was to be killed while its workers are busy with the second source"
+    os.kill(process.pid, signal.SIGKILL)  # only the parent: its workers have to notice by themselves
     process.wait()
+    assert not psutil.wait_procs(workers, timeout=10)[1], "a worker outlives its parent"
     assert not (folder / "work" / "second.json").exists()
     assert not (folder / "funnel.json").exists()
     wanted["workers"] = 1

@@ -235,8 +235,8 @@ def test_the_dump_says_how_its_namespaces_are_called(read, tmp_path: Path) -> No
     (tmp_path / "d.xml").write_text(
         "<mediawiki><siteinfo><sitename>W</sitename><base>https://xx.wikipedia.org/wiki/Main</base>"
         '<namespaces><namespace key="6">Ficheru</namespace><namespace key="14">Rhestr</namespace></namespaces>'
-        "</siteinfo><page><title>A b</title><ns>0</ns><revision><text>Kept [[Ficheru:x.png|thumb|gone]] text. [[Rhestr:gone]]"
-        "</text></revision></page></mediawiki>"
+        "</siteinfo><page><title>A b</title><ns>0</ns><revision><text>"
+        "Kept [[Ficheru:x.png|thumb|gone]] text. [[Rhestr:gone]]</text></revision></page></mediawiki>"
     )
     [article], _, _ = read(WikipediaSource(type="wikipedia", path=str(tmp_path / "d.xml")))
     assert prose_of(article.text) == "A b\n\nKept text."

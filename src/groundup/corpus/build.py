@@ -2,13 +2,15 @@
 
 Each source goes through its own steps (collect.py), in processes, and is kept when the build is killed. The steps that
 look across sources follow, in this order: exact duplicates, near-duplicates, decontamination, personal data, limits,
-held-out documents, mixture. Earlier sources of the recipe win where two hold the same text.
+held-out documents, mixture. Earlier sources of the recipe win where two hold the same text. These steps hold the clean
+texts in memory, so one machine's memory bounds a corpus (about three times its text); the sources' own steps stream.
 """
 
 from __future__ import annotations
 
 import shutil
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -302,7 +304,7 @@ def _write(work: Work, collected: list[Collected], settings: CorpusSettings, con
     write_json(context.folder / "funnel.json", report)
     mixture = mix({name: count.bytes for name, count in kept.items()}, settings.mixture, settings.max_repetition)
     write_json(context.folder / "mixture.json", mixture)
-    write_json(context.folder / "sources.json", [_source_record(one, settings, kept) for one in collected])
+    write_json(context.folder / "sources.json", [_source_record(one, settings, work, kept) for one in collected])
     total = report["total"]
     dropped_documents = total["in"]["documents"] - total["kept"]["documents"] - total["held_out"]["documents"]
     context.console.info(
@@ -337,8 +339,9 @@ def _held_out_clusters(work: Work, settings: CorpusSettings) -> set[str]:
     return chosen
 
 
-def _source_record(one: Collected, settings: CorpusSettings, kept: dict[str, Count]) -> dict[str, Any]:
+def _source_record(one: Collected, settings: CorpusSettings, work: Work, kept: dict[str, Count]) -> dict[str, Any]:
     source = settings.sources[one.name]
+    licences = Counter(entry.document.licence for entry in work.entries if entry.source == one.name)
     record: dict[str, Any] = {
         "name": one.name,
         "type": source.type,
@@ -346,6 +349,7 @@ def _source_record(one: Collected, settings: CorpusSettings, kept: dict[str, Cou
         "reason": one.unreachable,
         "documents": kept[one.name].documents,
         "bytes": kept[one.name].bytes,
+        "licences": dict(sorted(licences.items())),
         "notes": one.notes,
     }
     if isinstance(source, PathSource):
