@@ -89,3 +89,10 @@ def test_a_source_of_share_zero_is_never_drawn() -> None:
     mixture = Mixture({"a": 5, "b": 5}, {"a": 0.0, "b": 1.0}, seed=1)
     sources, _ = mixture.at(np.arange(2 * BLOCK_ROWS))
     assert set(sources.tolist()) == {1}
+
+
+def test_the_next_epoch_brings_other_rows_together() -> None:
+    mixture = Mixture({"a": 2 * BLOCK_ROWS}, {"a": 1.0}, seed=3)
+    _, rows = mixture.at(np.arange(4 * BLOCK_ROWS))
+    first_block, same_block_next_epoch = set(rows[:BLOCK_ROWS]), set(rows[2 * BLOCK_ROWS : 3 * BLOCK_ROWS])
+    assert 0.4 < len(first_block & same_block_next_epoch) / BLOCK_ROWS < 0.6
