@@ -158,6 +158,13 @@ def test_keys_are_explained_as_text_and_as_json() -> None:
     assert missing.returncode == 2 and "Did you mean 'base_model'?" in missing.stderr
 
 
+def test_the_shell_completes_stages_and_keys() -> None:
+    Path("r.yaml").write_text("stages:\n  base: {stage: pretrain, tokens: hf://a/b}\n")
+    assert verbs.complete("r.yaml", "b") == ["base"]
+    assert "base.learning_rate=" in verbs.complete("r.yaml", "base.l")
+    assert verbs.complete("nothing.yaml", "b") == []
+
+
 def test_the_schema_is_json() -> None:
     assert json.loads(groundup("config", "schema").stdout)["title"] == "groundup recipe"
 

@@ -209,6 +209,14 @@ def finish_artifact(
     return artifact
 
 
+def artifact_or_none(folder: Path) -> Artifact | None:
+    """The artifact in `folder`; None where there is none, only half of one, or one of another version."""
+    try:
+        return read_artifact(folder)
+    except (UserError, OSError, TypeError):
+        return None
+
+
 def read_artifact(folder: Path) -> Artifact | None:
     """The finished artifact in `folder`, or None where there is none (or only half of one)."""
     marker = folder / MARKER

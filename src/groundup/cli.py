@@ -29,8 +29,16 @@ app = typer.Typer(
 config = typer.Typer(help="Look up what can be written in a recipe.", no_args_is_help=True)
 app.add_typer(config, name="config", rich_help_panel="Recipes")
 
+
+def _complete(context: typer.Context, incomplete: str) -> list[str]:
+    from groundup import verbs
+
+    return verbs.complete(context.params.get("recipe"), incomplete)
+
+
 Overrides = Annotated[
-    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="settings to change, YAML values")
+    list[str] | None,
+    typer.Argument(metavar="[KEY=VALUE]...", help="settings to change, YAML values", autocompletion=_complete),
 ]
 RunsFolder = Annotated[Path | None, typer.Option("--runs", help="folder that holds the runs", metavar="FOLDER")]
 AsJson = Annotated[bool, typer.Option("--json", help="one JSON object on stdout")]
@@ -128,7 +136,11 @@ def run(
     recipe: Annotated[str, typer.Argument(help="a recipe file, or the name of one that comes with groundup")],
     words: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[STAGE]... [KEY=VALUE]...", help="only these stages and what they need; settings"),
+        typer.Argument(
+            metavar="[STAGE]... [KEY=VALUE]...",
+            help="only these stages and what they need; settings",
+            autocompletion=_complete,
+        ),
     ] = None,
     fresh: Fresh = False,
     runs: RunsFolder = None,

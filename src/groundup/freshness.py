@@ -9,8 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from groundup.artifacts import Artifact, fingerprint_file, fingerprint_of, read_artifact
-from groundup.errors import UserError
+from groundup.artifacts import Artifact, artifact_or_none, fingerprint_file, fingerprint_of
 from groundup.recipe_loading import Stage
 from groundup.recipe_references import settings_data
 
@@ -62,11 +61,3 @@ def fresh_artifact(folder: Path, fingerprint: str) -> Artifact | None:
     """The artifact in `folder` if it is finished and was made for this fingerprint."""
     artifact = artifact_or_none(folder)
     return artifact if artifact is not None and artifact.fingerprint == fingerprint else None
-
-
-def artifact_or_none(folder: Path) -> Artifact | None:
-    """The artifact in `folder`; None where there is none, only half of one, or one of another version."""
-    try:
-        return read_artifact(folder)
-    except (UserError, TypeError):
-        return None

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from groundup.artifacts import MARKER, Artifact, read_artifact, read_json, sync_folder, write_json
+from groundup.artifacts import MARKER, artifact_or_none, read_json, sync_folder, write_json
 from groundup.errors import UserError
 
 WORK = ".work"
@@ -262,7 +262,7 @@ def summarise(folder: Path) -> RunSummary | None:
         stages = dict(state.get("stages") or {})
     except (UserError, OSError, AttributeError):
         return None
-    finished = {stage: artifact for stage in stages if (artifact := _artifact_or_none(folder / stage)) is not None}
+    finished = {stage: artifact for stage in stages if (artifact := artifact_or_none(folder / stage)) is not None}
     stage = str(state.get("stage") or "")
     verdicts = [_verdict(folder / name) for name, artifact in finished.items() if artifact.kind == "gate"]
     return RunSummary(
@@ -288,13 +288,6 @@ def _living_state(state: dict[str, Any]) -> str:
     is_here = state.get("host") == platform.node()
     is_gone = is_here and not Path(f"/proc/{state.get('pid')}").exists() and Path("/proc/self").exists()
     return "cut off" if is_silent or is_gone else "running"
-
-
-def _artifact_or_none(folder: Path) -> Artifact | None:
-    try:
-        return read_artifact(folder)
-    except (UserError, OSError, TypeError):
-        return None
 
 
 def _verdict(stage_folder: Path) -> str:

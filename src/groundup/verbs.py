@@ -238,9 +238,17 @@ def schema() -> None:
     print_json(json_schema())
 
 
-def complete_key(start: str) -> list[str]:
-    """For the shell's completion: keys that begin like this."""
-    return sorted({row.key for row in all_keys() if row.key.startswith(start)})
+def complete(recipe_name: str | None, start: str) -> list[str]:
+    """For the shell's completion: `STAGE` and `STAGE.KEY=` of a recipe that begin like this."""
+    try:
+        stages = load_recipe(recipe_name or "demo").stages
+    except UserError:
+        return []
+    words = list(stages)
+    if "." in start:
+        rows = {stage.name: all_keys({stage.kind.name: stage.kind}) for stage in stages.values()}
+        words = [f"{name}.{row.key}=" for name, keys in rows.items() for row in keys if "[" not in row.key]
+    return [word for word in words if word.startswith(start)]
 
 
 # ---------------------------------------------------------------- runs
