@@ -184,7 +184,10 @@ def _plan() -> dict[str, Any]:
             "flops": 1e13,
             "tokens": 2_457_600,
         }
-    return {"stages": stages, "machine": {"matmul_flops_per_second": 1.1e11, "source": "measured"}}
+    return {
+        "stages": stages,
+        "machine": {"training": {"bfloat16": [1.6e11, 3e11]}, "source": "measured", "processor": "a CPU", "cores": 2},
+    }
 
 
 def _counts(name: str) -> dict[str, Any]:

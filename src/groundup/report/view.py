@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from groundup.report.data_view import data_view
-from groundup.report.figures import Bar, bar_chart
 from groundup.report.lineage import lineage_svg
+from groundup.report.plan_view import plan_view
 from groundup.report.scales import duration, integer, short_number, size
 from groundup.report.scores_view import accuracy_view, bits_per_byte_view, single_scores
 from groundup.report.training import LEVEL_OF, training_card
@@ -40,7 +40,7 @@ def view(data: Mapping[str, Any]) -> dict[str, Any]:
         "training": _training(data),
         "corpus": data_view(data),
         "audits": [_audit(name, audit) for name, audit in data["audit"].items()],
-        "plan": _plan(data),
+        "plan": plan_view(data),
         "lineage": lineage_svg(data["lineage"]),
         "stages": data["stages"],
         "config": _config(data),
@@ -210,7 +210,7 @@ def _samples(data: Mapping[str, Any]) -> list[dict[str, Any]]:
     ]
 
 
-# ---------------------------------------------------------------- training, audit, plan
+# ---------------------------------------------------------------- training, audit
 
 
 def _training(data: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -254,45 +254,6 @@ def _token(token: Any) -> tuple[str, bool]:
     return str(token[0]), bool(token[1])
 
 
-def _plan(data: Mapping[str, Any]) -> dict[str, Any] | None:
-    rows = [row for row in data["stages"] if row["planned_seconds"] or row["seconds"]]
-    if not rows:
-        return None
-    bars = []
-    for row in rows:
-        actual = row["seconds"] or 0.0
-        span = (row["planned_low"], row["planned_high"]) if row["planned_low"] and row["planned_high"] else None
-        ratio = f", ×{actual / row['planned_seconds']:.2f}" if actual and row["planned_seconds"] else ""
-        note = f"{duration(actual) if actual else row['status']}{ratio}"
-        bars.append(Bar(row["name"], [(actual, "s1")], note=note, tick=row["planned_seconds"], span=span))
-    done = [row for row in rows if row["seconds"] and row["planned_low"] and row["planned_high"]]
-    inside = sum(row["planned_low"] <= row["seconds"] <= row["planned_high"] for row in done)
-    machine = data["plan"].get("machine") or {}
-    return {
-        "chart": bar_chart(bars, title="Time of each stage: actual and planned", x_title="seconds (log)", log_x=True),
-        "rows": [_plan_row(row) for row in rows],
-        "inside": f"{inside} of {len(done)} finished stages took a time inside the planned interval." if done else "",
-        "machine": ", ".join(f"{key.replace('_', ' ')}: {_plain_number(value)}" for key, value in machine.items()),
-    }
-
-
-def _plan_row(row: Mapping[str, Any]) -> dict[str, str]:
-    planned = duration(row["planned_seconds"])
-    if row["planned_low"] and row["planned_high"]:
-        planned += f" ({duration(row['planned_low'])} – {duration(row['planned_high'])})"
-    return {
-        "name": row["name"],
-        "planned": planned,
-        "actual": duration(row["seconds"]),
-        "ratio": f"×{row['seconds'] / row['planned_seconds']:.2f}"
-        if row["seconds"] and row["planned_seconds"]
-        else "–",
-        "memory": size(row["planned_memory_bytes"]),
-        "disk": f"{size(row['planned_disk_bytes'])} / {size(row['disk_bytes'])}",
-        "flops": short_number(row["planned_flops"]),
-    }
-
-
 # ---------------------------------------------------------------- configuration, environment, trouble
 
 
@@ -316,10 +277,15 @@ def _compact(value: Any) -> str:
 
 def _environment(data: Mapping[str, Any]) -> list[tuple[str, str]]:
     rows = [("seed", _plain_number(data["seed"]))] if data["seed"] is not None else []
-    return rows + [
-        (key.replace("_", " "), value if isinstance(value, str) else _compact(value))
-        for key, value in data["environment"].items()
-    ]
+    for key, value in data["environment"].items():
+        name = key.replace("_", " ")
+        if isinstance(value, Mapping):
+            rows.append((name, ", ".join(f"{one} {version}" for one, version in value.items())))
+        elif key.endswith("_bytes") and isinstance(value, int | float):
+            rows.append((name.removesuffix(" bytes"), size(value)))
+        else:
+            rows.append((name, value if isinstance(value, str) else _compact(value)))
+    return rows
 
 
 def _trouble(data: Mapping[str, Any]) -> list[dict[str, str]]:
