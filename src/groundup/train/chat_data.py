@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from groundup.artifacts import StageContext, fingerprint_of, write_atomic
+from groundup.artifacts import StageContext, fingerprint_file, fingerprint_of, write_atomic
 from groundup.chat.datasets import check_datasets
 from groundup.chat.formats import to_preference
 from groundup.chat.packing import Batch
@@ -18,7 +18,7 @@ from groundup.chat.pairs_data import audit_pairs, encode_pairs
 from groundup.chat.template import CHATML
 from groundup.errors import Problem, UserError
 from groundup.model.config import ModelConfig
-from groundup.model.files import copy_tokenizer_files, load_config, require_same_vocabulary
+from groundup.model.files import copy_tokenizer_files, load_config, require_same_vocabulary, weight_files
 from groundup.recipe import CheckReport
 from groundup.tokens.tokenizer import Tokenizer
 from groundup.train.settings import ChatTrainingSettings
@@ -82,6 +82,11 @@ def data_fingerprint(rows: Sequence[Any]) -> str:
     return fingerprint_of([vars(row) for row in rows])
 
 
+def weights_fingerprint(settings: ChatTrainingSettings, context: StageContext) -> str:
+    """Of the start model's weights: a checkpoint that began elsewhere is not continued."""
+    return fingerprint_of([fingerprint_file(path) for path in weight_files(context.model_folder(settings.base_model))])
+
+
 # ---------------------------------------------------------------- model and tokenizer
 
 
@@ -123,17 +128,24 @@ def save_tokenizer(settings: ChatTrainingSettings, context: StageContext, tokeni
 # ---------------------------------------------------------------- what check can say
 
 
+def passes(settings: ChatTrainingSettings, rows: float) -> float:
+    """Passes over `rows` rows (packed rows, or pairs) that max_steps and num_epochs allow together."""
+    limits = [settings.num_epochs] if settings.num_epochs is not None else []
+    if settings.max_steps is not None and rows:
+        limits.append(settings.max_steps * settings.micro_batch_size * settings.gradient_accumulation_steps / rows)
+    return min(limits, default=1.0)
+
+
 def check_report(
     settings: ChatTrainingSettings,
     context: StageContext,
     problems: list[Problem],
     facts: dict[str, Any],
     *,
-    tokens_per_epoch: float,
+    tokens: float,
 ) -> CheckReport:
     """Facts that every one of these stages has: steps, memory, disk and FLOPs, where the base model exists already."""
     found = dict(facts)
-    epochs = settings.num_epochs or 1.0
     if settings.time_limit is not None:
         found["seconds"] = settings.time_limit
     folder = context.model_folder(settings.base_model)
@@ -144,7 +156,7 @@ def check_report(
         activations = config.num_hidden_layers * (30 * config.hidden_size + 6 * config.intermediate_size)
         found["memory_bytes"] = 16 * parameters + row_tokens * activations
         found["disk_bytes"] = (12 * (settings.save_total_limit + 1) + 4) * parameters
-        found["flops"] = int(tokens_per_epoch * epochs * config.flops_per_token(settings.sequence_len))
+        found["flops"] = int(tokens * config.flops_per_token(settings.sequence_len))
     return CheckReport(found, problems)
 
 
@@ -156,7 +168,6 @@ def check_pairs(settings: ChatTrainingSettings, context: StageContext) -> CheckR
     if pending:
         facts["not_made_yet"] = pending
     tokens = 0.0
-    epochs = settings.num_epochs or 1.0
     if loaded.rows and (context.model_folder(settings.base_model) / "tokenizer.json").is_file():
         try:
             tokenizer = open_tokenizer(settings, context)
@@ -164,11 +175,13 @@ def check_pairs(settings: ChatTrainingSettings, context: StageContext) -> CheckR
             report = audit_pairs(tokenizer, encoded, loaded, [])
         except UserError as error:
             return CheckReport(facts, [*problems, *error.problems])
-        tokens = float(np.mean(encoded.weights)) * report["tokens"]
+        weight = float(np.mean(encoded.weights))
+        times = weight * passes(settings, weight * report["pairs"])
+        tokens = report["tokens"] * times
         facts |= {"pairs": report["pairs"], "left_out": encoded.dropped}
-        facts["trained_tokens"] = round(float(np.mean(encoded.weights)) * report["trained_tokens"] * epochs)
+        facts["trained_tokens"] = round(report["trained_tokens"] * times)
     elif loaded.rows:
         said = sum(len(str(m["content"])) for pair in loaded.rows for m in (*pair.chosen, *pair.rejected))
-        facts["trained_tokens"] = round(said / CHARACTERS_PER_TOKEN * epochs)
+        facts["trained_tokens"] = round(said / CHARACTERS_PER_TOKEN * passes(settings, len(loaded.rows)))
         facts["trained_tokens_are"] = f"estimated at {CHARACTERS_PER_TOKEN} characters a token: no tokenizer yet"
-    return check_report(settings, context, problems, facts, tokens_per_epoch=tokens)
+    return check_report(settings, context, problems, facts, tokens=tokens)

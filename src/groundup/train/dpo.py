@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from groundup.artifacts import StageContext, StageResult, fingerprint_file, fingerprint_of, write_json
+from groundup.artifacts import StageContext, StageResult, write_json
 from groundup.chat.datasets import Loaded, load_preferences
 from groundup.chat.formats import Preference
 from groundup.chat.packing import batch_rows, join
@@ -21,7 +21,7 @@ from groundup.chat.pairs_data import EncodedPair, audit_pairs, audit_pairs_text,
 from groundup.chat.row_checks import Messages
 from groundup.chat.template import prompt_ids
 from groundup.model.decoder import Decoder
-from groundup.model.files import load_model, save_model, weight_files
+from groundup.model.files import load_model, save_model
 from groundup.model.logprobs import token_logprobs
 from groundup.recipe import CheckReport
 from groundup.tokens.tokenizer import Tokenizer
@@ -34,6 +34,7 @@ from groundup.train.chat_data import (
     repeat_by_weight,
     save_tokenizer,
     tensors_of,
+    weights_fingerprint,
 )
 from groundup.train.engine import LossParts, train, train_options
 from groundup.train.losses import Completions, preference_losses
@@ -162,7 +163,11 @@ def run(settings: DpoSettings, context: StageContext) -> StageResult:
         seed=context.seed,
         steps_per_epoch=order.steps_per_epoch,
         data_fingerprint=data_fingerprint(pairs),
-        batch={"pairs": rows_per_step, "base_model": _weights_fingerprint(context, settings)},
+        batch={
+            "pairs": rows_per_step,
+            "base_model": weights_fingerprint(settings, context),
+            **settings.model_dump(include={"beta", "loss_type", "label_smoothing", "rpo_alpha"}),
+        },
     )
     model = load_model(context.model_folder(settings.base_model))
     sizes = (settings.micro_batch_size, tokenizer.pad_id, options.dtype)
@@ -207,11 +212,6 @@ def mean_metrics(model: Decoder, objective: PreferPairs, dtype: str) -> dict[str
         for name, value in {"loss": float(found.loss_sum), **{n: v for n, (v, _) in found.metrics.items()}}.items():
             sums[name] = sums.get(name, 0.0) + value
     return {name: value / len(objective.pairs) for name, value in sums.items()}
-
-
-def _weights_fingerprint(context: StageContext, settings: DpoSettings) -> str:
-    """A reference of another start model may not be mixed with this run's checkpoints."""
-    return fingerprint_of([fingerprint_file(path) for path in weight_files(context.model_folder(settings.base_model))])
 
 
 def _sample_prompts(

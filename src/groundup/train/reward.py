@@ -23,6 +23,7 @@ from groundup.train.chat_data import (
     parts,
     repeat_by_weight,
     save_tokenizer,
+    weights_fingerprint,
 )
 from groundup.train.engine import LossParts, train, train_options
 from groundup.train.losses import reward_losses
@@ -87,7 +88,11 @@ def run(settings: RewardSettings, context: StageContext) -> StageResult:
         seed=context.seed,
         steps_per_epoch=order.steps_per_epoch,
         data_fingerprint=data_fingerprint(pairs),
-        batch={"pairs": rows_per_step},
+        batch={
+            "pairs": rows_per_step,
+            "base_model": weights_fingerprint(settings, context),
+            "center_rewards_coefficient": settings.center_rewards_coefficient,
+        },
     )
     model = ScalarModel.from_decoder(load_model(context.model_folder(settings.base_model)), context.seed)
 
@@ -113,8 +118,8 @@ def run(settings: RewardSettings, context: StageContext) -> StageResult:
     if best["accuracy"] < 0.55:
         where = "held-out" if held_out_pairs else "trained"
         context.console.warn(
-            f"{context.name}: right on {best['accuracy']:.0%} of {where} pairs, which is close to guessing: "
-            "nothing should be optimised against it"
+            f"{context.name}: right on {best['accuracy']:.0%} of {best['pairs']:,} {where} pairs, which is "
+            "close to guessing: nothing should be optimised against it"
         )
     metrics = {"loss": result.loss, "accuracy": measured["train"]["accuracy"], "gain": reward.gain, "bias": reward.bias}
     if held_out_pairs:

@@ -29,9 +29,11 @@ from groundup.train.chat_data import (
     data_fingerprint,
     open_tokenizer,
     parts,
+    passes,
     repeat_by_weight,
     save_tokenizer,
     tensors_of,
+    weights_fingerprint,
 )
 from groundup.train.engine import LossParts, train, train_options
 from groundup.train.precision import autocast
@@ -41,6 +43,7 @@ from groundup.train.settings import SftSettings
 SAMPLES_SHOWN = 4
 STOP_PROMPTS = 16  # replies that are generated to see whether the model has learned to stop
 STOP_TOKENS = 64
+TOKENS_AROUND_A_TURN = 5  # of a chat template: role and control tokens
 
 
 class ChatTurns:
@@ -104,7 +107,7 @@ def run(settings: SftSettings, context: StageContext) -> StageResult:
         seed=context.seed,
         steps_per_epoch=order.steps_per_epoch,
         data_fingerprint=data_fingerprint(rows),
-        batch={"rows": rows_per_step, "sequence_len": settings.sequence_len},
+        batch={"rows": rows_per_step, "base_model": weights_fingerprint(settings, context)},
     )
     held_out_rows = make_rows(settings, _samples(settings, tokenizer, held_out)) if held_out.rows else []
 
@@ -231,7 +234,9 @@ def check(settings: SftSettings, context: StageContext) -> CheckReport:
             return CheckReport(facts, [*problems, *error.problems])
         per_epoch = sum(sample.trained_tokens * w for sample, w in zip(samples.samples, samples.weights, strict=True))
         tokens = sum(len(sample.ids) * w for sample, w in zip(samples.samples, samples.weights, strict=True))
-        facts["trained_tokens"] = round(per_epoch * (settings.num_epochs or 1.0))
+        times = passes(settings, len(make_rows(settings, samples)))
+        tokens *= times
+        facts["trained_tokens"] = round(per_epoch * times)
         facts["left_out"] = samples.dropped
         if not per_epoch:
             fix = f"raise sequence_len (now {settings.sequence_len:,}) if prompts are long"
@@ -243,6 +248,17 @@ def check(settings: SftSettings, context: StageContext) -> CheckReport:
             for message in (*conversation.messages, {"role": "assistant", "content": conversation.text or ""})
             if message["role"] == "assistant" and message.get("train", True)
         )
-        facts["trained_tokens"] = round(said / CHARACTERS_PER_TOKEN * (settings.num_epochs or 1.0))
+        times = passes(settings, _rows_estimate(settings, loaded.rows))
+        facts["trained_tokens"] = round(said / CHARACTERS_PER_TOKEN * times)
         facts["trained_tokens_are"] = f"estimated at {CHARACTERS_PER_TOKEN} characters a token: no tokenizer yet"
-    return check_report(settings, context, problems, facts, tokens_per_epoch=tokens)
+    return check_report(settings, context, problems, facts, tokens=tokens)
+
+
+def _rows_estimate(settings: SftSettings, conversations: Sequence[Conversation]) -> float:
+    """Packed rows of one epoch, from characters: there is no tokenizer yet."""
+    if not settings.sample_packing:
+        return len(conversations)
+    messages = [message for conversation in conversations for message in conversation.messages]
+    texts = [str(message["content"]) for message in messages] + [c.text for c in conversations if c.text]
+    tokens = sum(len(text) for text in texts) / CHARACTERS_PER_TOKEN + TOKENS_AROUND_A_TURN * len(messages)
+    return max(1.0, tokens / settings.sequence_len)
