@@ -201,3 +201,16 @@ def test_source_date_epoch_makes_two_reports_equal(finished_run: Path, monkeypat
     first, second = render(data), render(data)
     assert "2023-11-14 22:13 UTC" in first
     assert first == second
+
+
+def test_each_bar_of_the_funnel_is_as_long_as_what_came_in(finished_run: Path) -> None:
+    from groundup.report.data_view import data_view
+
+    data = report_data(finished_run)
+    rects = re.findall(r'<rect x="[\d.]+" y="([\d.]+)" width="([\d.]+)"', data_view(data)["funnel_chart"])
+    whole: dict[str, float] = {}
+    for y, width in rects:
+        whole[y] = whole.get(y, 0.0) + float(width)
+    came = [source["in"]["documents"] for source in data["funnel"]["sources"].values()]
+    scale = max(whole.values()) / max(came)
+    assert list(whole.values()) == pytest.approx([documents * scale for documents in came], abs=0.5)
