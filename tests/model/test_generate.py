@@ -173,8 +173,9 @@ def test_a_certain_token_is_always_drawn(monkeypatch):
     logits = torch.full((1000, 131), float("-inf"))
     logits[:, 17] = 0
     assert (generation.choose(logits, Sampling(1), torch.Generator().manual_seed(0)) == 17).all()
-    monkeypatch.setattr(torch, "rand", lambda shape, **_: torch.ones(shape))
-    assert (generation.choose(logits, Sampling(1), None) == 17).all()
+    for edge in (torch.ones, torch.zeros):
+        monkeypatch.setattr(torch, "rand", lambda shape, edge=edge, **_: edge(shape))
+        assert (generation.choose(logits, Sampling(1), None) == 17).all()
 
 
 def test_generation_in_bf16_leaves_the_model_alone(llama, prompts):
