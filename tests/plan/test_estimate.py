@@ -13,6 +13,7 @@ from groundup.plan.estimate import (
     DECODE_FACTOR,
     FORMULAS,
     LAYER_SHARE,
+    ROW_TOKENS,
     START_SECONDS,
     SURENESS,
     Facts,
@@ -93,7 +94,7 @@ def test_epochs_and_rows_give_the_steps_of_fine_tuning(machine: Machine) -> None
     few = estimate_stage("sft", settings, Facts(machine, model=SHAPE, rows=1000))
     many = estimate_stage("sft", settings, Facts(machine, model=SHAPE, rows=4000))
     assert many.tokens == pytest.approx(4 * few.tokens)
-    assert few.tokens == pytest.approx(2 * 1000 * 32)
+    assert few.tokens == pytest.approx(2 * 1000 * ROW_TOKENS)
 
 
 def test_dpo_costs_a_reference_more_than_a_reward_model(machine: Machine) -> None:
