@@ -73,7 +73,7 @@ def test_the_real_probe_gives_plausible_rates(monkeypatch: pytest.MonkeyPatch) -
     rates = probe.measure_rates()
     for dtype in ("float32", "bfloat16"):
         assert 1e8 < rates["training"][dtype][0] < 1e15
-        assert rates["training"][dtype][0] < rates["matmul"][dtype]
+        assert 1e8 < rates["matmul"][dtype] < 1e16
         fixed, each = rates["decode"][dtype]
         assert fixed > 0 and each >= 0
 

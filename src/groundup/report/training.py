@@ -128,11 +128,11 @@ def _finding(row: Any) -> dict[str, Any]:
     """A finding with the keys that the page needs, whatever else it has."""
     if not isinstance(row, Mapping):
         return {"level": "note", "what": str(row), "step": None}
-    words = ": ".join(str(row[key]).replace("_", " ") for key in ("kind", "what", "why") if row.get(key))
+    words = row.get("what") or f"{str(row.get('kind')).replace('_', ' ')}: {row.get('why')}"
     step = row.get("step")
     is_number = isinstance(step, int | float) and not isinstance(step, bool)
     level = LEVEL_OF.get(str(row.get("severity")), "note")
-    return {"level": level, "what": words, "step": step if is_number else None}
+    return {"level": level, "what": str(words), "step": step if is_number else None}
 
 
 def _facts(stage: Mapping[str, Any], curves: Curves) -> list[tuple[str, str]]:
