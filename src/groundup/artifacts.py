@@ -6,6 +6,7 @@ last, and only a folder that holds it counts. Two stages never share anything bu
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -89,7 +90,8 @@ def write_atomic(path: Path, content: str | bytes) -> None:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # a read-only disk refuses this too, and the first reason is the one to tell
+            temporary.unlink(missing_ok=True)
         raise disk_error(error, path) from error
     sync_folder(path.parent)
 
