@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import platform
 import re
 import shutil
 import signal
@@ -242,6 +243,8 @@ def test_output_is_limited(level: Level) -> None:
     result = run("while True: print('x' * 1000)", level)
     assert result.kind == "output"
     assert len(result.output) <= QUICK.output_bytes
+    assert run(f"print('x' * {QUICK.output_bytes + 10})", level).kind == "output"  # gone before anyone looked
+    assert run(f"print('x' * {QUICK.output_bytes - 10})", level).passed
 
 
 def test_files_are_limited_one_by_one_and_together(level: Level) -> None:
@@ -256,6 +259,25 @@ def test_files_are_limited_one_by_one_and_together(level: Level) -> None:
 def test_no_new_user_namespace_opens_the_walls(level: Level) -> None:
     program = "import ctypes\nlibc = ctypes.CDLL(None)\nassert libc.unshare(0x10000000) == 0"
     assert run(program, level).kind == "failed"
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="numbers of x86_64")
+def test_raw_system_calls_are_denied_by_number(level: Level) -> None:
+    """What the C library would not call by itself: numbers as in the kernel's own table, not as in ours."""
+    denied = {"fork": 57, "vfork": 58, "execve": 59, "setsid": 112, "ptrace": 101, "unshare": 272, "mount": 165}
+    denied |= {"bpf": 321, "io_uring_setup": 425, "keyctl": 250, "process_vm_readv": 310, "pidfd_open": 434}
+    denied |= {"memfd_create": 319, "userfaultfd": 323, "shmget": 29, "socket": 41, "connect": 42, "tkill": 200}
+    absent = {"clone3": 435, "of the future": 500, "x32 fork": 0x40000000 | 57}
+    program = f"""
+import ctypes
+libc = ctypes.CDLL(None, use_errno=True)
+for expected, calls in ((1, {denied}), (38, {absent})):
+    for name, number in calls.items():
+        result = libc.syscall(number, -1, -1, -1, -1, -1)
+        assert (result, ctypes.get_errno()) == (-1, expected), (name, result, ctypes.get_errno())
+"""
+    result = run(program, level)
+    assert result.passed, result.detail
 
 
 def test_two_programs_at_once_do_not_see_each_other(level: Level) -> None:

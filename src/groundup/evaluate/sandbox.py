@@ -217,6 +217,12 @@ class _Watched:
     wall_seconds: float = 0.0
     peak_bytes: int = 0
 
+    def take(self, chunk: bytes, *, is_result: bool, limit: int) -> None:
+        if is_result:
+            self.messages = (self.messages + chunk)[-65536:]
+        elif len(self.output) <= limit:
+            self.output += chunk
+
 
 def _watch(process: subprocess.Popen[bytes], result: IO[bytes], folder: Path, limits: Limits) -> _Watched:
     """Read what the process says until it is gone; end it where it sleeps, floods its output or fills the disk."""
@@ -234,10 +240,8 @@ def _watch(process: subprocess.Popen[bytes], result: IO[bytes], folder: Path, li
                     chunk = os.read(key.fd, 1 << 16)
                     if not chunk:
                         selector.unregister(key.fileobj)
-                    elif key.fileobj is result:
-                        seen.messages = (seen.messages + chunk)[-65536:]
-                    elif len(seen.output) <= limits.output_bytes:
-                        seen.output += chunk
+                    else:
+                        seen.take(chunk, is_result=key.fileobj is result, limit=limits.output_bytes)
             else:
                 time.sleep(0.002)  # it closed its streams, or is about to be gone
             gone, status, usage = os.wait4(process.pid, os.WNOHANG)
@@ -249,6 +253,8 @@ def _watch(process: subprocess.Popen[bytes], result: IO[bytes], folder: Path, li
                     os.killpg(process.pid, signal.SIGKILL)
         for key in list(selector.get_map().values()):  # what was written just before the end
             _drain(key.fd, seen, is_result=key.fileobj is result, limit=limits.output_bytes)
+    if seen.stopped_for is None and len(seen.output) > limits.output_bytes:
+        seen.stopped_for = "output"
     process.returncode = seen.status = os.waitstatus_to_exitcode(status)
     _kill_group(process.pid)
     seen.cpu_seconds = usage.ru_utime + usage.ru_stime
@@ -279,19 +285,11 @@ def _bytes_on_disk(folder: Path) -> int:
 
 
 def _drain(descriptor: int, seen: _Watched, *, is_result: bool, limit: int) -> None:
-    while True:
-        try:
-            chunk = os.read(descriptor, 1 << 16)
-        except BlockingIOError:
-            return
-        if not chunk:
-            return
-        if is_result:
-            seen.messages = (seen.messages + chunk)[-65536:]
-        elif len(seen.output) <= limit:
-            seen.output += chunk
-        else:
-            return
+    try:
+        while len(seen.output) <= limit and (chunk := os.read(descriptor, 1 << 16)):
+            seen.take(chunk, is_result=is_result, limit=limit)
+    except BlockingIOError:
+        return
 
 
 def _kill_group(group: int) -> None:
