@@ -133,6 +133,8 @@ def test_over_fitting_needs_a_rising_held_out_loss_and_a_falling_training_loss()
     assert [(f.kind, f.step, f.severity) for f in found.findings if f.kind == "overfit"] == [
         ("overfit", 500, "warning")
     ]
+    worse = losses + np.maximum(0, np.arange(200) - 100) * 0.02  # training loss rises with it: not over-fitting
+    assert all(f.kind != "overfit" for f in judge_curve(steps, worse, at, rising).findings)
     falling = np.array([4, 3, 2.5, 2.2, 2.1, 2.05, 2.0, 1.99, 1.98, 1.99])
     assert all(f.kind != "overfit" for f in judge_curve(steps, losses, at, falling).findings)
 

@@ -171,10 +171,9 @@ def _window_bits(model: Decoder, rows: Sequence[tuple[list[int], int]]) -> list[
     lengths = torch.tensor([len(ids) - 1 for ids, _ in rows], device=device)
     firsts = torch.tensor([first for _, first in rows], device=device)
     at = torch.arange(longest, device=device)[None]
-    is_real, is_scored = at < lengths[:, None], (at >= firsts[:, None]) & (at < lengths[:, None])
-    documents = None if bool(is_real.all()) else torch.where(is_real, 0, -1)
+    is_scored = (at >= firsts[:, None]) & (at < lengths[:, None])
     with torch.inference_mode():
-        hidden = model(inputs, document_ids=documents)  # B, T, C
+        hidden = model(inputs)  # B, T, C; the padding comes last, where no real token looks
         logprobs = token_logprobs(hidden[is_scored][None], model, targets[is_scored][None])[0]
     counts = is_scored.sum(1).tolist()
     return [(-part / math.log(2)).tolist() for part in logprobs.double().split(counts)]
