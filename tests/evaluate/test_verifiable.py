@@ -46,7 +46,9 @@ def test_replies_do_not_depend_on_the_batch(crammer: Decoder, tokenizer: Tokeniz
 def test_a_reply_that_goes_on_is_neither_finished_nor_correct(
     untrained: Decoder, tokenizer: Tokenizer, questions: list[Task]
 ) -> None:
-    items = answer_tasks(examinee(untrained, tokenizer), questions, max_new_tokens=5, batch_size=100)
+    one = examinee(untrained, tokenizer)
+    items = answer_tasks(one, questions, max_new_tokens=5, batch_size=100)
+    assert items == answer_tasks(one, questions, max_new_tokens=5, batch_size=100)  # greedy: nothing is drawn
     assert not any(item["correct"] for item in items)
     assert not all(item["finished"] for item in items)
 
