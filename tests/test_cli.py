@@ -12,13 +12,12 @@ from typing import Any, Literal
 
 import pytest
 
-from groundup import chatting, doctor, lineage, verbs
 from groundup.artifacts import StageContext, StageResult, finish_artifact
+from groundup.cli import chatting, doctor, lineage, verbs
+from groundup.console import byte_text, table
 from groundup.errors import Problem, UserError
-from groundup.preflight import preflight
-from groundup.recipe import CheckReport, CorpusRef, Kind, StageSettings
-from groundup.recipe_loading import load_recipe, shipped_recipes
-from groundup.tables import byte_text, table
+from groundup.recipe import CheckReport, CorpusRef, Kind, StageSettings, load_recipe, shipped_recipes
+from groundup.workflow.preflight import preflight
 
 VERBS = (
     "demo",

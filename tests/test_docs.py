@@ -8,10 +8,9 @@ from pathlib import Path
 import pytest
 from typer.main import get_command
 
-from groundup.cli import app
+from groundup.cli.app import app
 from groundup.errors import UserError
-from groundup.recipe import KINDS
-from groundup.recipe_loading import load_recipe
+from groundup.recipe import KINDS, load_recipe
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [

@@ -24,14 +24,16 @@ from groundup.recipe import (
     ModelRef,
     PairsRef,
     Presentation,
+    Recipe,
     Settings,
     StageSettings,
+    find_recipe,
+    load_recipe,
+    settings_data,
 )
-from groundup.recipe_errors import OTHER_SPELLINGS
-from groundup.recipe_file import read_recipe_file
-from groundup.recipe_loading import Recipe, find_recipe, load_recipe
-from groundup.recipe_references import settings_data
-from groundup.recipe_text import all_keys, differing, explain, json_schema, resolved_yaml
+from groundup.recipe.errors import OTHER_SPELLINGS
+from groundup.recipe.file import read_recipe_file
+from groundup.recipe.text import all_keys, differing, explain, json_schema, resolved_yaml
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -361,7 +363,7 @@ def test_the_json_schema_covers_every_kind() -> None:
 
 def test_reading_recipes_of_all_kinds_imports_nothing_heavy() -> None:
     code = (
-        "import sys; from groundup.recipe import KINDS; from groundup.recipe_text import all_keys; all_keys();"
+        "import sys; from groundup.recipe import KINDS; from groundup.recipe.text import all_keys; all_keys();"
         "heavy = {'torch', 'pyarrow', 'transformers', 'tokenizers', 'scipy', 'fastwarc', 'trafilatura', 'numpy'};"
         "print(sorted(heavy & set(sys.modules)))"
     )

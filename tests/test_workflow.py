@@ -20,13 +20,13 @@ from typing import Annotated, Literal
 
 import pytest
 
-from groundup import run_folder as folders
 from groundup.artifacts import StageContext, StageResult, read_artifact, write_atomic
-from groundup.console import Console
+from groundup.console import Console, duration
 from groundup.errors import UserError
-from groundup.recipe import CorpusRef, FileRef, Kind, ModelRef, Presentation, StageSettings
-from groundup.recipe_loading import load_recipe
-from groundup.workflow import Outcome, duration, run_recipe
+from groundup.recipe import CorpusRef, FileRef, Kind, ModelRef, Presentation, StageSettings, load_recipe
+from groundup.runs import list_runs, newest_step, summarise
+from groundup.workflow import run_folder as folders
+from groundup.workflow.run import Outcome, run_recipe
 
 RUNS_OF_STAGES: list[str] = []
 
@@ -63,7 +63,7 @@ def train(settings: TrainSettings, context: StageContext) -> StageResult:
     """Each step hashes the one before, so that the result tells whether a resume went on at the right place."""
     RUNS_OF_STAGES.append(context.name)
     text = (context.input_folder(settings.corpus) / "text.txt").read_text()
-    state, step = f"{text}{context.seed}", folders.newest_step(context.folder)
+    state, step = f"{text}{context.seed}", newest_step(context.folder)
     if step:
         state = (context.folder / "checkpoints" / f"checkpoint-{step}" / "state").read_text()
     with context.stop.deferred():
@@ -319,9 +319,9 @@ def test_a_stage_killed_by_sigkill_goes_on_where_it_was_and_gives_the_same_resul
         wait_for(CHECKPOINTS / f"checkpoint-{step}" / "state", process)
         end(process, signal.SIGKILL)
         assert not Path("runs/life/base").exists()  # half-finished work never counts
-        assert folders.summarise(Path("runs/life")).state == "cut off"  # type: ignore[union-attr]
+        assert summarise(Path("runs/life")).state == "cut off"  # type: ignore[union-attr]
 
-    resumed_from = folders.newest_step(Path("runs/life/.work/base"))
+    resumed_from = newest_step(Path("runs/life/.work/base"))
     outcome, said = run(recipe, *SLOW)
     assert said.startswith(f"life: going on in runs/life: corpus, other done; base resumes from step {resumed_from}\n")
     assert resumed_from >= 12 and outcome.built == ("base", "second", "release")
@@ -361,7 +361,7 @@ def test_two_runs_in_one_folder_are_refused_until_the_first_is_gone(recipe: Path
     with pytest.raises(UserError) as refused:
         run(recipe)
     assert str(refused.value).startswith(f"runs/life: another run works in this folder (process {process.pid} on ")
-    assert folders.summarise(Path("runs/life")).state == "running"  # type: ignore[union-attr]
+    assert summarise(Path("runs/life")).state == "running"  # type: ignore[union-attr]
     end(process, signal.SIGKILL)
     assert run(recipe, "base.steps=2")[0].exit_code == 0
 
@@ -408,7 +408,7 @@ def test_the_run_folder_keeps_the_resolved_recipe_which_gives_the_same_run(recip
 
 def test_runs_are_listed_with_state_and_verdict(recipe: Path) -> None:
     run(recipe, "release.release=false")
-    (only,) = folders.list_runs(Path("runs"))
+    (only,) = list_runs(Path("runs"))
     assert (only.name, only.state, only.done, only.of, only.verdict) == ("life", "done", 5, 5, "refused")
 
 

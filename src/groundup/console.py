@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TextIO
 
@@ -89,3 +89,42 @@ def _lines(say: Callable[[str], None], what: str, total: float, unit: str) -> It
         say(f"  {what}: {done:,.0f} of {total:,.0f} {unit}{left}  {note}".rstrip())
 
     yield update
+
+
+# ---------------------------------------------------------------- words and tables for what verbs print
+
+
+def duration(seconds: float) -> str:
+    """`42 s`, `3 min 12 s`, `5 h 02 min`."""
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def byte_text(count: float | None) -> str:
+    """`740 kB`, `12 MB`, `3.4 GB` (powers of 1000); an empty text for None."""
+    if count is None:
+        return ""
+    for unit, size in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if count >= size:
+            value = count / size
+            return f"{value:.1f} {unit}" if value < 10 else f"{value:,.0f} {unit}"
+    return f"{count:,.0f} B"
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> str:
+    """Columns with two blanks between them; the columns named in `right` are aligned to the right."""
+    lines = [list(head), *[list(row) for row in rows]]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
+    return "\n".join(
+        "  ".join(
+            cell.rjust(widths[column]) if column in right else cell.ljust(widths[column])
+            for column, cell in enumerate(line)
+        ).rstrip()
+        for line in lines
+    )

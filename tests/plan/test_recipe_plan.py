@@ -9,7 +9,7 @@ import pytest
 
 from groundup.plan.probe import Machine
 from groundup.plan.recipe_plan import path_bytes, plan_run
-from groundup.recipe_loading import load_recipe
+from groundup.recipe import load_recipe
 
 RECIPE = """
 name: small

@@ -22,6 +22,7 @@ from groundup.artifacts import (
     write_atomic,
     write_json,
 )
+from groundup.console import table
 from groundup.errors import Problem, UserError
 from groundup.evaluate.curves import judge_run, read_rows
 from groundup.evaluate.sandbox import Limits, require_level
@@ -29,7 +30,6 @@ from groundup.evaluate.settings import EvaluateSettings
 from groundup.evaluate.stats import holm
 from groundup.packages import PackageUnreachableError
 from groundup.recipe import CheckReport
-from groundup.tables import table
 from groundup.tasks import make_tasks, require_tasks
 
 if TYPE_CHECKING:

@@ -25,7 +25,7 @@ from groundup.report.reading import (
     stages_of,
 )
 from groundup.report.scales import thin
-from groundup.run_folder import summarise
+from groundup.runs import summarise
 
 TRAINING_KINDS = ("pretrain", "sft", "reward", "dpo", "ppo")
 MODEL_KINDS = ("pretrain", "sft", "dpo", "ppo")

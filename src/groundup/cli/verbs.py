@@ -9,20 +9,17 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from groundup import run_folder as folders
 from groundup.artifacts import write_atomic, write_json
-from groundup.console import Console
+from groundup.console import Console, byte_text, duration, table
 from groundup.environment import free_disk_bytes, memory_bytes
 from groundup.errors import EXIT_DONE, EXIT_REFUSED, EXIT_USAGE, Problem, UserError
-from groundup.preflight import Planner, Preflight, done_stages, estimate, preflight
-from groundup.recipe import KINDS, Kind
-from groundup.recipe_errors import first_sentence
-from groundup.recipe_file import did_you_mean, one_of
-from groundup.recipe_loading import Recipe, load_recipe, shipped_recipes
-from groundup.recipe_text import Explained, all_keys, json_schema
-from groundup.recipe_text import explain as explain_key
-from groundup.tables import byte_text, table
-from groundup.workflow import Outcome, ReportBuilder, duration, run_recipe
+from groundup.recipe import KINDS, Kind, Recipe, did_you_mean, load_recipe, one_of, shipped_recipes
+from groundup.recipe.errors import first_sentence
+from groundup.recipe.text import Explained, all_keys, json_schema
+from groundup.recipe.text import explain as explain_key
+from groundup.runs import cache_folder, list_runs, runs_home
+from groundup.workflow.preflight import Planner, Preflight, done_stages, estimate, preflight
+from groundup.workflow.run import Outcome, ReportBuilder, run_recipe
 
 IN_TABLE = ("trained_tokens", "disk_bytes", "memory_bytes", "seconds", "flops")
 
@@ -61,7 +58,7 @@ def run(
         stages = recipe.with_needs(only)
         if not fresh and len(done_stages(stages, run_folder)) == len(stages):
             return  # nothing will run
-        checked = preflight(recipe, run_folder, folders.cache_folder(), only, planner)
+        checked = preflight(recipe, run_folder, cache_folder(), only, planner)
         write_json(run_folder / "plan.json", checked.plan)
         if checked.problems:
             raise UserError(checked.problems)
@@ -108,8 +105,8 @@ def check(
 ) -> int:
     """`groundup check`: recipe mistakes raise; else a table of what the run will take, and what stands in its way."""
     recipe = load_recipe(recipe_name, overrides, kinds=kinds)
-    run_folder = (home or folders.runs_home()) / recipe.name
-    checked = preflight(recipe, run_folder, folders.cache_folder(), planner=planner)
+    run_folder = (home or runs_home()) / recipe.name
+    checked = preflight(recipe, run_folder, cache_folder(), planner=planner)
     if as_json:
         print_json(checked.as_json())
     else:
@@ -255,8 +252,8 @@ def complete(recipe_name: str | None, start: str) -> list[str]:
 
 
 def runs(*, home: Path | None, as_json: bool) -> None:
-    home = home or folders.runs_home()
-    found = folders.list_runs(home)
+    home = home or runs_home()
+    found = list_runs(home)
     if as_json:
         print_json([asdict(one) for one in found])
     elif not found:
@@ -281,11 +278,11 @@ def runs(*, home: Path | None, as_json: bool) -> None:
 
 def find_run(name: str, home: Path | None) -> Path:
     """The folder of a run, by path or by name."""
-    home = home or folders.runs_home()
+    home = home or runs_home()
     for folder in (Path(name), home / name):
         if folder.is_dir() and ((folder / "state.json").is_file() or (folder / "recipe.yaml").is_file()):
             return folder
-    known = [one.name for one in folders.list_runs(home)]
+    known = [one.name for one in list_runs(home)]
     problem = Problem(
         f"there is no such run{did_you_mean(Path(name).name, known)}",
         name,

@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from groundup.artifacts import MARKER, Artifact, read_artifact
+from groundup.console import duration
 from groundup.errors import UserError
-from groundup.recipe import KINDS
-from groundup.recipe_file import did_you_mean, one_of
-from groundup.recipe_text import differing
-from groundup.run_folder import runs_home
-from groundup.workflow import duration
+from groundup.recipe import KINDS, did_you_mean, one_of
+from groundup.recipe.text import differing
+from groundup.runs import runs_home
 
 
 @dataclass(frozen=True)

@@ -11,17 +11,15 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from groundup import run_folder as folders
 from groundup.artifacts import StageContext, read_json
-from groundup.console import Console
+from groundup.console import Console, byte_text
 from groundup.environment import free_disk_bytes, memory_bytes
 from groundup.errors import Problem, UserError
-from groundup.freshness import fresh_artifact, input_fingerprints, stage_fingerprint
-from groundup.recipe import CheckReport
-from groundup.recipe_loading import Recipe, Stage
+from groundup.recipe import CheckReport, Recipe, Stage
+from groundup.runs import WORK
 from groundup.stopping import StopRequest
-from groundup.tables import byte_text
-from groundup.workflow import input_folders
+from groundup.workflow.freshness import fresh_artifact, input_fingerprints, stage_fingerprint
+from groundup.workflow.run import input_folders
 
 Planner = Callable[[Recipe, Mapping[str, Mapping[str, Any]], Path], dict[str, Any]]
 
@@ -145,7 +143,7 @@ def _check_stage(stage: Stage, run_folder: Path, cache: Path) -> CheckReport:
         return CheckReport()
     context = StageContext(
         name=stage.name,
-        folder=run_folder / folders.WORK / stage.name,
+        folder=run_folder / WORK / stage.name,
         inputs=input_folders(stage, run_folder),
         seed=stage.seed,
         cache=cache,

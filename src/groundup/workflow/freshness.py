@@ -10,8 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from groundup.artifacts import Artifact, artifact_or_none, fingerprint_file, fingerprint_of
-from groundup.recipe_loading import Stage
-from groundup.recipe_references import settings_data
+from groundup.recipe import Stage, settings_data
 
 SMALL_FILE_BYTES = 4_000_000  # up to here a file counts by its content, above by size and time of change
 

@@ -1,7 +1,6 @@
-"""A recipe: the stages a person wants, validated. This file says what a stage's settings are and which kinds exist.
+"""The kinds of stages. `KINDS` is the only place that knows them all.
 
-`KINDS` is the only place that knows all stage kinds; it names them by import path, so that nothing heavy is imported
-before a stage runs.
+It names them by import path, so that nothing heavy is imported before a stage runs.
 """
 
 from __future__ import annotations
@@ -10,56 +9,10 @@ import importlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache
-from typing import Annotated, Any, cast
-
-from pydantic import BaseModel, ConfigDict
+from typing import Any, cast
 
 from groundup.errors import Problem
-
-# ---------------------------------------------------------------- what a stage's settings are made of
-
-
-class Settings(BaseModel):
-    """Base of every group of settings: unknown keys are errors, values never change, docstrings are the help."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, validate_default=True)
-
-
-class StageSettings(Settings):
-    """Base of the settings of every stage kind; each kind narrows `stage` to `Literal["its name"]`."""
-
-    stage: str
-    """What this stage does: corpus, tokenizer, tokens, pretrain, sft, reward, dpo, ppo, pairs, evaluate, gate."""
-    seed: int | None = None
-    """Seed of this stage alone. Without it, the recipe's seed."""
-
-
-@dataclass(frozen=True)
-class Reads:
-    """Marks a string that names a stage of one of these kinds, or is a path or `hf://owner/name`.
-
-    Without kinds it is a file or folder only. `package:NAME/...` and addresses are left to the stage itself.
-    """
-
-    kinds: tuple[str, ...] = ()
-
-    def __init__(self, *kinds: str) -> None:
-        object.__setattr__(self, "kinds", kinds)
-
-
-@dataclass(frozen=True)
-class Presentation:
-    """Marks a setting that changes what is shown or how often is saved, never the result: not in the fingerprint."""
-
-
-CorpusRef = Annotated[str, Reads("corpus")]
-TokenizerRef = Annotated[str, Reads("tokenizer")]
-TokensRef = Annotated[str, Reads("tokens")]
-ModelRef = Annotated[str, Reads("pretrain", "sft", "dpo", "ppo")]
-RewardRef = Annotated[str, Reads("reward")]
-PairsRef = Annotated[str, Reads("pairs")]
-ScoresRef = Annotated[str, Reads("evaluate")]
-FileRef = Annotated[str, Reads()]
+from groundup.recipe.settings import StageSettings
 
 
 @dataclass(frozen=True)
@@ -72,9 +25,6 @@ class CheckReport:
 
     facts: dict[str, Any] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
-
-
-# ---------------------------------------------------------------- the kinds of stages
 
 
 @dataclass(frozen=True)

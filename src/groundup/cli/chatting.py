@@ -142,7 +142,7 @@ def _stop_ids(folder: Path, tokenizer: Any) -> list[int]:
 
 def find_model(name: str, home: Path | None) -> Path:
     """The Hugging Face folder behind a run, a stage's folder, or such a folder itself."""
-    from groundup.run_folder import list_runs, runs_home
+    from groundup.runs import list_runs, runs_home
 
     home = home or runs_home()
     for path in (Path(name), home / name):
@@ -152,7 +152,7 @@ def find_model(name: str, home: Path | None) -> Path:
             return path / "model"
         if path.is_dir() and any((path / one).exists() for one in ("recipe.yaml", "state.json")):
             return model_of_run(path)
-    from groundup.recipe_file import did_you_mean, one_of
+    from groundup.recipe import did_you_mean, one_of
 
     if Path(name).is_dir():
         raise UserError("there is no model in this folder (no config.json, no model/)", where=name)

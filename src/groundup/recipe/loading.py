@@ -11,9 +11,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from groundup.errors import Problem, UserError
-from groundup.recipe import KINDS, Kind, StageSettings
-from groundup.recipe_errors import settings_problems
-from groundup.recipe_file import (
+from groundup.recipe.errors import settings_problems
+from groundup.recipe.file import (
     KeyPath,
     RecipeFile,
     apply_overrides,
@@ -22,7 +21,9 @@ from groundup.recipe_file import (
     one_of,
     read_recipe_file,
 )
-from groundup.recipe_references import Reference, references
+from groundup.recipe.kinds import KINDS, Kind
+from groundup.recipe.references import Reference, references
+from groundup.recipe.settings import StageSettings
 
 DEFAULT_SEED = 1337
 RECIPE_KEYS = ("name", "seed", "description", "stages")
@@ -84,8 +85,8 @@ class Recipe:
 
 def shipped_recipes() -> dict[str, Path]:
     """The recipes that come with groundup: beside the package in a wheel, at the root of a checkout."""
-    here = Path(__file__).resolve().parent
-    for folder in (here / "recipes", here.parents[1] / "recipes"):
+    package = Path(__file__).resolve().parents[1]
+    for folder in (package / "recipes", package.parents[1] / "recipes"):
         if folder.is_dir():
             return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
     return {}

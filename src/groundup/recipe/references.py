@@ -12,8 +12,8 @@ from typing import Annotated, Any, Union, get_args, get_origin
 from pydantic import BaseModel
 
 from groundup.errors import Problem
-from groundup.recipe import Presentation, Reads
-from groundup.recipe_file import KeyPath, RecipeFile, any_of, did_you_mean, nearest, one_of
+from groundup.recipe.file import KeyPath, RecipeFile, any_of, did_you_mean, nearest, one_of
+from groundup.recipe.settings import Presentation, Reads
 
 LEFT_TO_THE_STAGE = ("package:", "hf://", "http://", "https://")
 

@@ -13,7 +13,7 @@ from typing import Any, get_args
 from pydantic import BaseModel, ValidationError
 
 from groundup.errors import Problem
-from groundup.recipe_file import KeyPath, RecipeFile, any_of, did_you_mean, nearest, one_of, value_at
+from groundup.recipe.file import KeyPath, RecipeFile, any_of, did_you_mean, nearest, one_of, value_at
 
 # Keys as LLaMA-Factory, TRL, litgpt, torchtune and others spell them -> as they are spelled here
 OTHER_SPELLINGS = {

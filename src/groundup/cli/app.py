@@ -31,7 +31,7 @@ app.add_typer(config, name="config", rich_help_panel="Recipes")
 
 
 def _complete(context: typer.Context, incomplete: str) -> list[str]:
-    from groundup import verbs
+    from groundup.cli import verbs
 
     return verbs.complete(context.params.get("recipe"), incomplete)
 
@@ -77,7 +77,7 @@ def demo(overrides: Overrides = None, fresh: Fresh = False, runs: RunsFolder = N
 
     Example: [bold]groundup demo base.max_steps=200[/]
     """
-    from groundup import verbs
+    from groundup.cli import verbs
 
     raise typer.Exit(verbs.demo(overrides or [], fresh=fresh, home=runs, quiet=quiet, debug=DEBUG))
 
@@ -93,7 +93,7 @@ def init(
 
     Example: [bold]groundup init demo -o mine.yaml[/]
     """
-    from groundup import verbs
+    from groundup.cli import verbs
 
     if list_recipes:
         verbs.list_recipes()
@@ -107,7 +107,7 @@ def doctor(as_json: AsJson = False) -> None:
 
     Example: [bold]groundup doctor[/]
     """
-    from groundup import doctor as room
+    from groundup.cli import doctor as room
 
     raise typer.Exit(room.doctor(as_json=as_json))
 
@@ -126,7 +126,7 @@ def check(
 
     Example: [bold]groundup check mine.yaml base.max_steps=50[/]
     """
-    from groundup import verbs
+    from groundup.cli import verbs
 
     raise typer.Exit(verbs.check(recipe, overrides or [], home=runs, as_json=as_json))
 
@@ -150,7 +150,7 @@ def run(
 
     Example: [bold]groundup run mine.yaml exam base.learning_rate=1e-3[/]
     """
-    from groundup import verbs
+    from groundup.cli import verbs
 
     raise typer.Exit(verbs.run(recipe, words or [], fresh=fresh, home=runs, quiet=quiet, debug=DEBUG))
 
@@ -164,7 +164,7 @@ def config_explain(
 
     Example: [bold]groundup config explain sft.learning_rate[/]
     """
-    from groundup import verbs
+    from groundup.cli import verbs
 
     verbs.explain(key, as_json=as_json)
 
@@ -175,7 +175,7 @@ def config_schema(as_json: AsJson = False) -> None:
 
     Example: [bold]groundup config schema > recipe.schema.json[/]
     """
-    from groundup import verbs
+    from groundup.cli import verbs
 
     del as_json  # it is JSON in any case; the option is there because every reading verb has it
     verbs.schema()
@@ -190,7 +190,7 @@ def runs(as_json: AsJson = False, runs: RunsFolder = None) -> None:
 
     Example: [bold]groundup runs[/]
     """
-    from groundup import verbs
+    from groundup.cli import verbs
 
     verbs.runs(home=runs, as_json=as_json)
 
@@ -205,7 +205,7 @@ def report(
 
     Example: [bold]groundup report runs/demo --json[/]
     """
-    from groundup import verbs
+    from groundup.cli import verbs
 
     verbs.report(run, home=runs, as_json=as_json)
 
@@ -220,7 +220,7 @@ def lineage(
 
     Example: [bold]groundup lineage runs/demo/aligned[/]
     """
-    from groundup import lineage as room
+    from groundup.cli import lineage as room
 
     room.show_lineage(path, home=runs, as_json=as_json)
 
@@ -242,7 +242,7 @@ def chat(
 
     Example: [bold]groundup chat runs/demo --prompt "What is 7 + 5?"[/]
     """
-    from groundup import chatting
+    from groundup.cli import chatting
 
     options = chatting.ChatOptions(max_new_tokens, temperature, system, seed)
     chatting.chat(model, prompt, options, home=runs)
@@ -299,7 +299,3 @@ def _flushed(exit_code: int) -> int:
 
 def _drop_output() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-if __name__ == "__main__":
-    main()

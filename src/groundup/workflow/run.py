@@ -15,7 +15,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from groundup import run_folder as folders
 from groundup.artifacts import (
     Artifact,
     StageContext,
@@ -25,14 +24,15 @@ from groundup.artifacts import (
     write_atomic,
     write_json,
 )
-from groundup.console import Console
+from groundup.console import Console, duration
 from groundup.environment import environment
 from groundup.errors import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED, Stopped, UserError
-from groundup.freshness import fresh_artifact, input_fingerprints, stage_fingerprint
-from groundup.recipe_loading import Recipe, Stage
-from groundup.recipe_references import settings_data
-from groundup.recipe_text import origins, resolved_yaml
+from groundup.recipe import Recipe, Stage, settings_data
+from groundup.recipe.text import origins, resolved_yaml
+from groundup.runs import WORK, cache_folder, newest_step, runs_home
 from groundup.stopping import StopRequest, listening_for_signals
+from groundup.workflow import run_folder as folders
+from groundup.workflow.freshness import fresh_artifact, input_fingerprints, stage_fingerprint
 
 ReportBuilder = Callable[[Path], Any]
 
@@ -83,7 +83,7 @@ def run_recipe(
     ran; what goes wrong in a stage is told, kept in `run.log` and `state.json`, and is the outcome's exit code.
     """
     stages = recipe.with_needs(only)
-    folder = (home or folders.runs_home()) / recipe.name
+    folder = (home or runs_home()) / recipe.name
     console = console or Console()
     with folders.locked(folder), _logging_to(folder / "run.log", console), listening_for_signals() as stop:
         folders.mend(folder)
@@ -93,7 +93,7 @@ def run_recipe(
         if before is not None:
             before(folder)
         with folders.RunState(folder, recipe.name, list(recipe.stages)) as state:
-            run = _Run(recipe, folder, console, stop, state, cache or folders.cache_folder(), debug)
+            run = _Run(recipe, folder, console, stop, state, cache or cache_folder(), debug)
             try:
                 _run_stages(run, stages, anew)
             except (Stopped, KeyboardInterrupt) as stopped:
@@ -147,7 +147,7 @@ def _run_stages(run: _Run, stages: Sequence[Stage], anew: set[str]) -> None:
         else:
             run.console.info(f"[{number}/{len(stages)}] {stage.name}  {stage.kind.summary}")
             if stage.name in anew:
-                folders.Work(run.folder / folders.WORK / stage.name, "").discard()
+                folders.Work(run.folder / WORK / stage.name, "").discard()
             artifact = _build(run, stage, inputs, fingerprint)
             run.built.append(stage.name)
         outputs[stage.name] = artifact
@@ -158,14 +158,14 @@ def _run_stages(run: _Run, stages: Sequence[Stage], anew: set[str]) -> None:
 def _build(run: _Run, stage: Stage, inputs: dict[str, str], fingerprint: str) -> Artifact:
     """Run one stage in its work folder and put the finished artifact into place."""
     left = folders.unfinished_work(run.folder, stage.name)
-    if left is not None and left.fingerprint != fingerprint and folders.newest_step(left.folder):
+    if left is not None and left.fingerprint != fingerprint and newest_step(left.folder):
         run.console.info(f"  {stage.name} or what it reads has changed: its unfinished work is started anew")
     work = folders.open_work(run.folder, stage.name, fingerprint)
     final = run.folder / stage.name
     if (artifact := fresh_artifact(work.folder, fingerprint)) is None:
         run.state.start_clock(work)
         run.state.stage(stage.name, status="running", resumes=work.resumes)
-        _event(run, stage.name, f"resumed at step {folders.newest_step(work.folder)}" if work.resumes else "started")
+        _event(run, stage.name, f"resumed at step {newest_step(work.folder)}" if work.resumes else "started")
         artifact = _run_one(run, stage, work, inputs, fingerprint)
         run.console.info(f"  {stage.name} done in {duration(artifact.seconds)}")
         _event(run, stage.name, "finished")
@@ -192,7 +192,7 @@ def _run_one(run: _Run, stage: Stage, work: folders.Work, inputs: dict[str, str]
         )
     except (Stopped, KeyboardInterrupt):
         run.state.stage(stage.name, status="stopped", seconds=_stop_clock(run))
-        _event(run, stage.name, f"stopped at step {folders.newest_step(work.folder)}")
+        _event(run, stage.name, f"stopped at step {newest_step(work.folder)}")
         raise
     except Exception as error:
         failed = _tell_failure(run, stage, error)
@@ -214,7 +214,7 @@ class _Failed(Exception):  # noqa: N818 - carries the failure of a stage to the 
 def _tell_failure(run: _Run, stage: Stage, error: Exception) -> _Failed:
     """Say what failed, where the log is and how to go on; the traceback goes to the log."""
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        error = disk_error(error, run.folder / folders.WORK / stage.name)  # type: ignore[assignment]
+        error = disk_error(error, run.folder / WORK / stage.name)  # type: ignore[assignment]
     run.console.log_only("".join(traceback.format_exception(error)))
     if isinstance(error, UserError):
         text, exit_code = str(error), error.exit_code
@@ -291,7 +291,7 @@ def opening_line(recipe: Recipe, stages: Sequence[Stage], run_folder: Path, anew
             outputs[stage.name] = artifact.output_fingerprint
             done.append(stage.name)
         elif left is not None and left.fingerprint == fingerprint and stage.name not in anew:
-            step = folders.newest_step(left.folder)
+            step = newest_step(left.folder)
             resumes.append(f"{stage.name} resumes from step {step:,}" if step else f"{stage.name} goes on")
     if len(done) == len(stages):
         return f"{recipe.name}: all {len(stages)} stages are done in {run_folder}; --fresh starts anew"
@@ -300,15 +300,3 @@ def opening_line(recipe: Recipe, stages: Sequence[Stage], run_folder: Path, anew
         return f"{recipe.name}: going on in {run_folder}: {'; '.join(parts + resumes)}"
     count = f"{len(stages)} stages" if len(stages) != 1 else "1 stage"
     return f"{recipe.name}: {count} in {run_folder}"
-
-
-def duration(seconds: float) -> str:
-    """`42 s`, `3 min 12 s`, `5 h 02 min`."""
-    if seconds < 10:
-        return f"{seconds:.1f} s"
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"

@@ -14,11 +14,11 @@ from pydantic.fields import FieldInfo
 from pydantic.json_schema import models_json_schema
 from pydantic_core import PydanticUndefined
 
-from groundup.recipe import KINDS, Kind
-from groundup.recipe_errors import OTHER_SPELLINGS, help_of
-from groundup.recipe_file import KeyPath, nearest
-from groundup.recipe_loading import Recipe, Stage
-from groundup.recipe_references import settings_data
+from groundup.recipe.errors import OTHER_SPELLINGS, help_of
+from groundup.recipe.file import KeyPath, nearest
+from groundup.recipe.kinds import KINDS, Kind
+from groundup.recipe.loading import Recipe, Stage
+from groundup.recipe.references import settings_data
 
 PLAIN = re.compile(r"[A-Za-z_][A-Za-z0-9_./-]*")
 NOT_PLAIN = {"null", "true", "false", "yes", "no", "on", "off", "y", "n", "~"}
