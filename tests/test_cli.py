@@ -233,9 +233,10 @@ def test_a_run_says_on_stdout_only_where_its_results_are(capsys: pytest.CaptureF
     assert run() == 0
     out, err = capsys.readouterr()
     assert out == "gate    released: base\nreport  runs/life/report.html\n"
-    first, second = err.splitlines()[:2]
+    first, second, third = err.splitlines()[:3]
     assert first == "life: 2 stages in runs/life"
-    assert second == "estimated: about 3 min 20 s (2 min 00 s to 5 min 00 s), 1.0 MB of disk"
+    assert second == "checking inputs, time, memory and disk"
+    assert third == "estimated: about 3 min (2 min to 5 min), 1.0 MB of disk"
 
 
 def test_a_refused_release_is_exit_code_3_and_said(capsys: pytest.CaptureFixture[str]) -> None:

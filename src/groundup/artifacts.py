@@ -125,7 +125,7 @@ def disk_error(error: OSError, path: Path) -> UserError | OSError:
         return UserError(
             f"the disk is full ({free_mb:,.0f} MB free): could not write {path.name}",
             where=str(path.parent),
-            fix="free some space, then run the same command again: it goes on from the last checkpoint",
+            fix="free some space; what is finished, and every checkpoint, is whole",
             exit_code=1,
         )
     if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):

@@ -48,7 +48,7 @@ class StopRequest:
         is_second = self.is_set
         self.request(exit_code)
         if not self.is_deferred or is_second:
-            raise Stopped("stopped; finished stages and checkpoints are kept", exit_code)
+            raise Stopped("finished stages and checkpoints are kept", exit_code)
 
 
 @contextmanager

@@ -34,7 +34,7 @@ def test_a_full_disk_shows_at_the_first_step(attempts: Attempts, small_disk: Pat
     run = small_disk / "run"
     assert attempts.run(run) == 1
     assert "the disk is full" in said(run)
-    assert "free some space, then run the same command again" in said(run)
+    assert "free some space; what is finished, and every checkpoint, is whole" in said(run)
     assert steps_logged(run) <= 1
     assert not list((run / "base" / "checkpoints").glob("*checkpoint-*"))
 

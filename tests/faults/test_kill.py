@@ -80,7 +80,7 @@ def test_asked_to_stop_it_finishes_the_step_saves_and_says_so(
     run = tmp_path / "run"
     assert attempts.kill_when(run, lambda: steps_logged(run) >= 7, number) == code
     step = steps_logged(run)
-    assert f"base: saved at step {step}; run the same command to go on" in said(run)
+    assert f"base is saved at step {step}" in said(run)
     assert (run / "base" / "checkpoints" / f"checkpoint-{step}" / "COMPLETE").exists()
     assert attempts.run(run) == 0
     assert f"going on from step {step}" in said(run)

@@ -274,7 +274,7 @@ def _main(arguments: list[str]) -> int:
         print(f"{error}\n\n{count} problems" if count > 1 else f"{error}", file=sys.stderr)
         return error.exit_code
     except Stopped as stopped:
-        print(str(stopped), file=sys.stderr)
+        print(f"stopped: {stopped}", file=sys.stderr)
         return stopped.exit_code
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED

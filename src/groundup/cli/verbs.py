@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from groundup.artifacts import write_atomic, write_json
-from groundup.console import Console, byte_text, duration, table
+from groundup.console import Console, byte_text, duration, rough_duration, table
 from groundup.environment import free_disk_bytes, memory_bytes
 from groundup.errors import EXIT_DONE, EXIT_REFUSED, EXIT_USAGE, Problem, UserError
 from groundup.recipe import KINDS, Kind, Recipe, did_you_mean, load_recipe, one_of, shipped_recipes
@@ -58,6 +58,7 @@ def run(
         stages = recipe.with_needs(only)
         if not fresh and len(done_stages(stages, run_folder)) == len(stages):
             return  # nothing will run
+        console.info("checking inputs, time, memory and disk")
         checked = preflight(recipe, run_folder, cache_folder(), only, planner)
         write_json(run_folder / "plan.json", checked.plan)
         if checked.problems:
@@ -156,10 +157,10 @@ def _about(seconds: float | None) -> str:
 
 
 def _time_range(checked: Preflight) -> str:
-    """`5 min 10 s (3 min 02 s to 9 min 40 s)`."""
+    """`about 5 min (3 min to 10 min)`."""
     low, high = checked.total("seconds_low"), checked.total("seconds_high")
-    span = f" ({duration(low)} to {duration(high)})" if high > low else ""
-    return f"about {duration(checked.total('seconds'))}{span}"
+    span = f" ({rough_duration(low)} to {rough_duration(high)})" if high > low else ""
+    return f"about {rough_duration(checked.total('seconds'))}{span}"
 
 
 def _short(value: Any) -> str:

@@ -18,6 +18,7 @@ from hashlib import sha256
 from typing import Any
 
 from groundup.artifacts import StageContext, StageResult, write_json
+from groundup.console import byte_text, duration
 from groundup.corpus.check import check as check  # `groundup check` looks for it beside `run`
 from groundup.corpus.collect import Collected, collect
 from groundup.corpus.decontaminate import ExamIndex, exam_items
@@ -84,9 +85,9 @@ def run(settings: CorpusSettings, context: StageContext) -> StageResult:
         ("personal data", lambda: _scrub(work, settings)),
         ("limit", lambda: _limit(work, settings)),
     )
-    with context.console.progress("steps across sources", len(steps), "steps") as update:
+    with context.console.progress("all sources together", len(steps), "steps done", is_even=False) as update:
         for place, (step, function) in enumerate(steps):
-            update(place, step)
+            update(place, f"now {step}")
             with _timed(step, seconds):
                 function()
     with _timed("write", seconds):
@@ -109,9 +110,9 @@ def _timed(name: str, seconds: dict[str, float]) -> Iterator[None]:
 def _collect_all(settings: CorpusSettings, context: StageContext, workers: Workers) -> list[Collected]:
     collected: list[Collected] = []
     problems: list[Problem] = []
-    with context.console.progress("sources", len(settings.sources), "sources") as update:
+    with context.console.progress("sources", len(settings.sources), "done", is_even=False) as update:
         for place, (name, source) in enumerate(settings.sources.items()):
-            update(place, name)
+            update(place, f"now {name}")
             try:
                 one = collect(name, source, settings, context, workers)
             except UserError as error:
@@ -121,8 +122,8 @@ def _collect_all(settings: CorpusSettings, context: StageContext, workers: Worke
             if not one.unreachable:
                 kept = one.funnel["quality"].out
                 into = one.funnel["read"].into.documents
-                size = f"{kept.bytes / 1e6:.2f} MB, {one.seconds:.1f} s"
-                context.console.info(f"  {name}: {kept.documents:,} of {into:,} documents, {size}")
+                size = f"{byte_text(kept.bytes)}, {duration(one.seconds)}"
+                context.console.info(f"  {name}: {kept.documents:,} of {into:,} documents kept, {size}")
                 if not kept.documents:
                     problems.append(_nothing_came(one, settings))
         update(len(settings.sources))

@@ -46,10 +46,10 @@ def run(settings: TokensSettings, context: StageContext) -> StageResult:
         files = corpus_files(corpus, split)
         writer = SplitWriter(context.folder, split, dtype, settings.shard_tokens)
         counted: list[SourceTokens] = []
-        with context.console.progress(f"{context.name}: {split}", max(len(files), 1), "sources") as bar:
+        with context.console.progress(f"{context.name}, {split}", len(files), "sources done", is_even=False) as bar:
             for number, (source, paths) in enumerate(files.items()):
+                bar(number, f"now {source}")
                 counted.append(_write_source(writer, tokenizer, source, number, paths, context.seed))
-                bar(number + 1, source)
         shares = source_shares(corpus, {s.name: s.tokens for s in counted}) if split == "train" else {}
         sources = [SourceTokens(**{**vars(s), "share": shares.get(s.name, _part(s, counted))}) for s in counted]
         splits[split] = writer.finish(sources)

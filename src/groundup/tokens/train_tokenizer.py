@@ -14,6 +14,7 @@ import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, processors, trainers
 
 from groundup.artifacts import StageContext, StageResult, write_atomic, write_json
+from groundup.console import byte_text
 from groundup.errors import EXIT_FAILED, Problem, UserError
 from groundup.recipe import CheckReport
 from groundup.tokens.documents import corpus_files, count_bytes, read_texts, source_shares
@@ -49,7 +50,7 @@ def run(settings: TokenizerSettings, context: StageContext) -> StageResult:
     files = corpus_files(corpus)
     sizes = {source: count_bytes(paths) for source, paths in files.items()}
     budgets = _budgets(source_shares(corpus, sizes), sizes, settings.max_bytes)
-    context.console.info(f"  {context.name}: {sum(budgets.values()) / 1e6:,.1f} MB, {settings.vocab_size:,} ids")
+    context.console.info(f"  learning {settings.vocab_size:,} ids from {byte_text(sum(budgets.values()))} of text")
     backend = train_bpe(_training_texts(files, budgets), settings.vocab_size, settings.min_frequency)
     found = backend.get_vocab_size(with_added_tokens=True)
     if found < settings.vocab_size:

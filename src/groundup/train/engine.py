@@ -162,7 +162,7 @@ def train(
     if restored is not None:
         state, objective_state = restored
         objective.load_state_dict(objective_state)
-        context.console.info(f"  {context.name}: going on from step {state.step}")
+        context.console.info(f"  {context.name}: going on from step {state.step:,}")
     metrics = MetricsFile(context.folder / "metrics.jsonl", state.step)
 
     def save() -> None:
@@ -175,6 +175,7 @@ def train(
     try:
         total, unit = (options.time_limit_seconds, "s") if state.total_steps is None else (state.total_steps, "steps")
         with context.stop.deferred(), context.console.progress(context.name, total or 1, unit) as bar:
+            bar(state.step if unit == "steps" else state.seconds)
             while state.total_steps is None or state.step < state.total_steps:
                 row = train_step(model, objective, optimizers, options, state)
                 state.seconds = clock.seconds()
@@ -196,9 +197,7 @@ def train(
                 if state.step == 1:
                     state.first_step_seconds = clock.seconds()
                 if stopping and not is_last:
-                    context.stop.raise_if_set(
-                        f"{context.name}: saved at step {state.step}; run the same command to go on"
-                    )
+                    context.stop.raise_if_set(f"{context.name} is saved at step {state.step:,}")
     finally:
         metrics.close()
     return TrainResult(

@@ -99,7 +99,8 @@ def run_recipe(
             except (Stopped, KeyboardInterrupt) as stopped:
                 exit_code = stopped.exit_code if isinstance(stopped, Stopped) else EXIT_INTERRUPTED
                 state.end("stopped", exit_code=exit_code)
-                console.info(f"stopped: {stopped or 'interrupted'}\n  -> run the same command to go on")
+                why = str(stopped) or "finished stages and checkpoints are kept"
+                console.tell(f"stopped: {why}\n  -> run the same command to go on")
                 _report(run, report)
                 return Outcome(exit_code, folder, tuple(run.built), tuple(run.fresh))
             except _Failed as failed:
@@ -222,10 +223,9 @@ def _tell_failure(run: _Run, stage: Stage, error: Exception) -> _Failed:
         text, exit_code = f"{type(error).__name__}: {error}".rstrip(": "), EXIT_FAILED
         if run.debug:
             run.console.info("".join(traceback.format_exception(error)))
-    run.console.warn(
-        f"stage {stage.name} failed: {text}\n"
-        f"  the log is {run.folder / 'run.log'}; finished stages are kept\n"
-        "  -> mend it, then run the same command to go on"
+    run.console.tell(
+        f"stage {stage.name} failed\n{text}\n\n"
+        f"finished stages are kept: mend it, then run the same command to go on (log: {run.folder / 'run.log'})"
     )
     return _Failed(text, exit_code)
 
