@@ -27,7 +27,7 @@ from groundup.errors import Problem, UserError
 from groundup.model.decoder import Decoder
 from groundup.model.files import copy_tokenizer_files, load_model, require_same_vocabulary, save_model
 from groundup.model.generate import Completion, Sampling, generate
-from groundup.model.heads import ScalarModel
+from groundup.model.heads import ScalarModel, load_scalar_model
 from groundup.model.logprobs import token_logprobs
 from groundup.recipe import CheckReport
 from groundup.tokens.tokenizer import Tokenizer
@@ -280,7 +280,7 @@ def run(settings: PpoSettings, context: StageContext) -> StageResult:
         require_answers(prompts)
     policy, reference = load_model(folder), load_model(folder)
     reference.requires_grad_(False)
-    critic = ScalarModel.from_decoder(policy, context.seed, init_std=0.0)
+    critic = first_critic(settings, context, policy, tokenizer)
     options = train_options(
         settings,
         seed=context.seed,
@@ -310,6 +310,21 @@ def run(settings: PpoSettings, context: StageContext) -> StageResult:
         counts={"episodes": episodes, "steps": result.steps, "tokens": result.tokens, "prompts": len(prompts)},
         metrics={name: result.metrics[name] for name in shown if name in result.metrics},
     )
+
+
+def first_critic(settings: PpoSettings, context: StageContext, policy: Decoder, tokenizer: Tokenizer) -> ScalarModel:
+    """The policy's or a reward model's trunk with a head that says 0 everywhere.
+
+    Ouyang et al. 2022 start the critic from the reward model: it can tell good answers from bad ones already, which is
+    most of what a value is. Its head is not kept, since rewards and returns have different scales.
+    """
+    if settings.critic is None:
+        return ScalarModel.from_decoder(policy, context.seed, init_std=0.0)
+    folder = context.model_folder(settings.critic)
+    require_same_vocabulary(folder, tokenizer)
+    critic = load_scalar_model(folder)
+    torch.nn.init.zeros_(critic.score.weight)
+    return critic
 
 
 def scorer(settings: PpoSettings, context: StageContext, tokenizer: Tokenizer) -> Scorer:

@@ -203,6 +203,8 @@ class PpoSettings(TrainingSettings):
     """Scale the rewards of a rollout to variance 1."""
     missing_eos_penalty: float = Field(0.5, ge=0)
     """An answer that does not end by itself scores minus this, whatever is in it."""
+    critic: RewardRef | None = None
+    """Start the critic from this reward model, which knows right from wrong already. Without it: from the base model."""
     critic_learning_rate_scale: float = Field(5.0, gt=0)
     """The critic's learning rate, as a factor on learning_rate."""
     critic_warmup_steps: int = Field(4, ge=0)
