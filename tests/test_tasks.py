@@ -70,9 +70,7 @@ def test_everything_else_counts(reply: str) -> None:
 
 
 def test_an_unknown_family_is_named_with_the_nearest() -> None:
-    with pytest.raises(
-        UserError, match=r"no task family 'aditon'\n  -> did you mean 'addition'\?"
-    ):
+    with pytest.raises(UserError, match=r"no task family 'aditon'\n  -> did you mean 'addition'\?"):
         make_tasks(["aditon"], "train", 1, 0)
 
 
