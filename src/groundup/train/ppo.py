@@ -123,7 +123,7 @@ class Ppo:
         advantages[rows] = whiten(self.rollout.advantages[rows], mask)
         return [
             self._micro_batch(self.rollout, micro_rows, advantages, step, is_first=update == 0)
-            for micro_rows in rows.split(s.micro_batch_size)
+            for micro_rows in self.rollout.answers.split(rows, s.micro_batch_size)
         ]
 
     def weight(self, micro_batch: MicroBatch) -> float:
@@ -181,7 +181,7 @@ class Ppo:
         old_logprobs, reference_logprobs, values = (torch.zeros(answers.mask.shape) for _ in range(3))
         with autocast(self.dtype):
             for rows in self._mini_batches(number, epoch=0):
-                for micro_rows in rows.split(s.micro_batch_size):  # the very shapes that the first pass will have
+                for micro_rows in answers.split(rows, s.micro_batch_size):  # the shapes that the first pass will have
                     some = answers.rows(micro_rows)
                     length = some.mask.shape[1]
                     old_logprobs[micro_rows, :length] = self._logprobs(model.policy, some)

@@ -175,7 +175,7 @@ class PpoSettings(TrainingSettings):
     """Optimiser steps in one pass over those answers."""
     num_ppo_epochs: int = Field(2, ge=1)
     """Passes over those answers."""
-    micro_batch_size: int = Field(128, ge=1)
+    micro_batch_size: int = Field(32, ge=1)
     """Answers in one forward and backward pass; what fits into memory."""
     response_length: int = Field(16, ge=1)
     """Most tokens in an answer."""

@@ -15,7 +15,7 @@ from groundup.chat.masks import Encoded
 from groundup.chat.packing import PackedRow, batch_rows, join, pack
 from groundup.chat.row_checks import Messages
 from groundup.chat.template import prompt_ids
-from groundup.errors import EXIT_FAILED, UserError
+from groundup.errors import Problem, UserError
 from groundup.model.decoder import Decoder
 from groundup.model.files import load_model, save_model
 from groundup.model.generate import Sampling, generate
@@ -240,7 +240,9 @@ def check(settings: SftSettings, context: StageContext) -> CheckReport:
         facts["left_out"] = samples.dropped
         if not per_epoch:
             fix = f"raise sequence_len (now {settings.sequence_len:,}) if prompts are long"
-            problems += UserError("not one token would be trained", fix=fix, exit_code=EXIT_FAILED).problems
+            why = ", ".join(f"{reason}: {rows:,}" for reason, rows in samples.dropped.items()) or "no row"
+            where = ", ".join(dataset.name for dataset in settings.datasets)
+            problems.append(Problem(f"not one token would be trained ({why})", where, fix))
     elif loaded.rows:
         said = sum(
             len(str(message["content"]))
