@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,3 +18,16 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"real data files are not on this machine ({folder})")
     return folder
+
+
+@pytest.fixture(scope="session")
+def same_as_golden() -> Callable[[str, str], None]:
+    """Compares a text with tests/golden/NAME.txt; with UPDATE_GOLDEN=1 it writes the file anew."""
+
+    def compare(name: str, text: str) -> None:
+        path = REPOSITORY / "tests" / "golden" / f"{name}.txt"
+        if os.environ.get("UPDATE_GOLDEN"):
+            path.write_text(text.rstrip() + "\n", encoding="utf-8")
+        assert text.rstrip() + "\n" == path.read_text(encoding="utf-8")
+
+    return compare

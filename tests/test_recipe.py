@@ -6,9 +6,9 @@
 from __future__ import annotations
 
 import math
-import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -35,7 +35,7 @@ from groundup.recipe.errors import OTHER_SPELLINGS
 from groundup.recipe.file import read_recipe_file
 from groundup.recipe.text import all_keys, differing, explain, json_schema, resolved_yaml
 
-GOLDEN = Path(__file__).parent / "golden"
+Golden = Callable[[str, str], None]
 
 
 class Warc(Settings):
@@ -127,13 +127,6 @@ def load(text: str, *overrides: str, name: str = "recipe.yaml") -> Recipe:
     return load_recipe(name, overrides, kinds=KINDS_HERE)
 
 
-def same_as_golden(name: str, text: str) -> None:
-    path = GOLDEN / f"{name}.txt"
-    if os.environ.get("UPDATE_GOLDEN"):
-        path.write_text(text + "\n")
-    assert text + "\n" == path.read_text()
-
-
 # ---------------------------------------------------------------- what is understood
 
 
@@ -191,7 +184,7 @@ def test_every_value_has_an_origin() -> None:
     assert file.origin(("seed",)) == "recipe.yaml:2"
 
 
-def test_the_resolved_recipe_shows_origins_and_gives_the_same_settings() -> None:
+def test_the_resolved_recipe_shows_origins_and_gives_the_same_settings(same_as_golden: Golden) -> None:
     recipe = load(GOOD, "base.notes='a: [b]'", "base.max_steps=5")
     text = resolved_yaml(recipe)
     same_as_golden("resolved", text.rstrip())
@@ -277,7 +270,7 @@ MISTAKES = {
 
 
 @pytest.mark.parametrize("name", MISTAKES)
-def test_a_mistake_is_told_with_its_place_and_what_would_work(name: str) -> None:
+def test_a_mistake_is_told_with_its_place_and_what_would_work(name: str, same_as_golden: Golden) -> None:
     with pytest.raises(UserError) as told:
         load(MISTAKES[name])
     assert told.value.exit_code == 2
@@ -285,7 +278,7 @@ def test_a_mistake_is_told_with_its_place_and_what_would_work(name: str) -> None
     same_as_golden(name, str(told.value))
 
 
-def test_mistakes_of_all_stages_are_told_at_once_in_the_order_of_the_file() -> None:
+def test_mistakes_of_all_stages_are_told_at_once_in_the_order_of_the_file(same_as_golden: Golden) -> None:
     text = GOOD.replace("1e-4", "fast").replace("seed: 9", "seeed: 9").replace("type: warc", "type: wrac")
     with pytest.raises(UserError) as told:
         load(text, "base.max_stesp=1", "bsae.seed=3", "max_steps=3", "base.max_steps=[", "release.others.7=x")
@@ -293,7 +286,7 @@ def test_mistakes_of_all_stages_are_told_at_once_in_the_order_of_the_file() -> N
     same_as_golden("all-at-once", str(told.value))
 
 
-def test_a_missing_recipe_names_files_near_it() -> None:
+def test_a_missing_recipe_names_files_near_it(same_as_golden: Golden) -> None:
     Path("recipes").mkdir()
     for name in ("sft.yaml", "recipes/pretrain.yaml"):
         Path(name).write_text(GOOD)

@@ -121,7 +121,8 @@ def disk_error(error: OSError, path: Path) -> UserError | OSError:
     import errno
 
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        free_mb = shutil.disk_usage(path.parent).free / 1e6
+        there = next(one for one in (path.parent, *path.parent.absolute().parents) if one.is_dir())
+        free_mb = shutil.disk_usage(there).free / 1e6
         return UserError(
             f"the disk is full ({free_mb:,.0f} MB free): could not write {path.name}",
             where=str(path.parent),

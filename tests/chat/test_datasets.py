@@ -136,7 +136,7 @@ def test_bad_rows_are_an_error_that_lists_at_most_twenty(tmp_path: Path) -> None
     with pytest.raises(UserError) as caught:
         load_conversations([Dataset(path=str(path))], context_in(tmp_path))
     problems = caught.value.problems
-    assert problems[0].what == "30 of 40 rows cannot be used (no completion: 30)"
+    assert problems[0].what == "30 of 40 rows cannot be used (no completion: 30); the first 20"
     assert "on_bad_row: skip" in problems[0].fix
     assert len(problems) == 1 + 20 and problems[1].where == f"{path}:11"
 

@@ -114,7 +114,7 @@ def _load_one(
 ) -> tuple[Loaded[T], list[Problem]]:
     rows, unreadable = _rows_of(dataset, context)
     good, malformed = convert_rows(rows, convert, format=dataset.type, columns=dataset.columns, source=dataset.name)
-    bad = [*unreadable, *malformed]
+    bad = sorted([*unreadable, *malformed], key=_by_row)
     reasons = {dataset.name: dict(Counter(row.reason for row in bad))} if bad else {}
     part: Loaded[T] = Loaded(good, [dataset.weight] * len(good), {dataset.name: len(good)}, reasons)
     return part, _too_many_bad(dataset, bad, len(good))
@@ -144,7 +144,15 @@ def _too_many_bad(dataset: Dataset, bad: Sequence[BadRow], good: int) -> list[Pr
     else:
         limit, fix = "", "mend them, or leave them out and counted with `on_bad_row: skip`"
     total = f"{len(bad):,} of {len(bad) + good:,} rows cannot be used ({counts}){limit}"
+    if len(bad) > PROBLEMS_SHOWN:
+        total += f"; the first {PROBLEMS_SHOWN}"
     return [Problem(total, dataset.name, fix), *(row.problem for row in bad[:PROBLEMS_SHOWN])]
+
+
+def _by_row(bad: BadRow) -> tuple[str, int]:
+    """Unreadable and malformed rows together in the order in which a person meets them in the file."""
+    file, _, number = bad.problem.where.rpartition(":")
+    return (file, int(number)) if number.isdigit() else (bad.problem.where, 0)
 
 
 def _rows_of(dataset: Dataset, context: StageContext) -> tuple[list[Row], list[BadRow]]:

@@ -264,6 +264,8 @@ def require_same_vocabulary(model_folder: Path | str, tokenizer: HasVocabulary) 
     model_folder = Path(model_folder)
     rows, size = load_config(model_folder).vocab_size, tokenizer.vocab_size
     fix = f"use the tokenizer that the model was trained with (its folder: {model_folder})"
+    if Path(tokenizer.folder) == model_folder:
+        fix = "put back the tokenizer files that came with this model"
     if size > rows or rows - size > PADDED_ROWS_AT_MOST:
         raise UserError(
             f"the tokenizer has {size:,} tokens and the model {rows:,}: they do not belong together",

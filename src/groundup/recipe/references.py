@@ -67,8 +67,9 @@ def _not_found(
     key: str, value: str, where: str, reads: Reads, right: Sequence[str], kind_of_stage: Mapping[str, str]
 ) -> Problem:
     if reads.kinds and "/" not in value:
-        hint = did_you_mean(value, kind_of_stage)
-        fix = one_of(f"{any_of(reads.kinds)} stages", right) if right else "name a stage, a folder or hf://owner/name"
+        here = [one.name for one in Path().iterdir() if not one.name.startswith(".")]
+        hint = did_you_mean(value, [*kind_of_stage, *here])
+        fix = one_of(f"{any_of(reads.kinds)} stages", right) if right else "name a stage, or a path that exists"
         return Problem(f"{key}: there is no stage and no file '{value}'{hint}", where, fix)
     return Problem(f"{key}: no such file or folder: {value}", where, _paths_near(Path(value)))
 

@@ -6,8 +6,8 @@ would read may not have been built yet; it says what it can.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +16,13 @@ from groundup.console import Console, byte_text
 from groundup.environment import free_disk_bytes, memory_bytes
 from groundup.errors import Problem, UserError
 from groundup.recipe import CheckReport, Recipe, Stage
+from groundup.recipe.references import marked_values
 from groundup.runs import WORK
 from groundup.stopping import StopRequest
 from groundup.workflow.freshness import fresh_artifact, input_fingerprints, stage_fingerprint
 from groundup.workflow.run import input_folders
 
+MODEL_KINDS = {"pretrain", "sft", "dpo", "ppo", "reward"}  # what these stages leave holds a model folder
 Planner = Callable[[Recipe, Mapping[str, Mapping[str, Any]], Path], dict[str, Any]]
 
 
@@ -138,6 +140,24 @@ def done_stages(stages: Sequence[Stage], run_folder: Path) -> set[str]:
 
 
 def _check_stage(stage: Stage, run_folder: Path, cache: Path) -> CheckReport:
+    report = _own_check(stage, run_folder, cache)
+    told = {problem.where for problem in report.problems}
+    return replace(report, problems=report.problems + [one for one in _no_models(stage) if one.where not in told])
+
+
+def _no_models(stage: Stage) -> Iterator[Problem]:
+    """Folders that are named as models and hold none; what a stage of this recipe will make is not looked at."""
+    paths = {one.key: one.path for one in stage.references if one.path is not None}
+    for place, value, reads in marked_values(stage.settings):
+        folder = paths.get(".".join(map(str, place)))
+        if folder is None or not set(reads.kinds) & MODEL_KINDS:
+            continue
+        if not any((folder / one).is_file() for one in ("config.json", "model/config.json")):
+            fix = "name a folder with config.json and model.safetensors, as transformers' save_pretrained writes it"
+            yield Problem("this is not a model folder: it has no config.json", value, fix)
+
+
+def _own_check(stage: Stage, run_folder: Path, cache: Path) -> CheckReport:
     check = stage.kind.check_function()
     if check is None:
         return CheckReport()

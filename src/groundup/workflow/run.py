@@ -85,9 +85,15 @@ def run_recipe(
     stages = recipe.with_needs(only)
     folder = (home or runs_home()) / recipe.name
     console = console or Console()
-    with folders.locked(folder), _logging_to(folder / "run.log", console), listening_for_signals() as stop:
+    anew = set(only or recipe.stages) if fresh else set()
+    log = folder / "run.log"
+    with (
+        _telling_disk_errors(folder),
+        folders.locked(folder),
+        _logging_to(log, console),
+        listening_for_signals() as stop,
+    ):
         folders.mend(folder)
-        anew = set(only or recipe.stages) if fresh else set()
         console.info(opening_line(recipe, stages, folder, anew))
         _write_record(recipe, folder)
         if before is not None:
@@ -110,6 +116,20 @@ def run_recipe(
             state.end("done", exit_code=run.exit_code)
             path = _report(run, report)
     return Outcome(run.exit_code, folder, tuple(run.built), tuple(run.fresh), path)
+
+
+@contextmanager
+def _telling_disk_errors(folder: Path) -> Iterator[None]:
+    """A full or read-only disk on which not even the run's own records can be written is the person's to mend."""
+    try:
+        yield
+    except OSError as error:
+        path = Path(error.filename or folder).absolute()
+        is_ours = path.is_relative_to(folder.absolute()) or folder.absolute().is_relative_to(path)
+        told = disk_error(error, folder) if is_ours else error
+        if told is error:
+            raise
+        raise told from error
 
 
 @contextmanager

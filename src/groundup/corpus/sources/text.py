@@ -61,7 +61,10 @@ def _row(line: bytes, id: str, source: JsonlSource, file: Input) -> Document | D
     try:
         row = json.loads(line)
     except ValueError as error:
-        return Drop(id, "read", "row is not JSON", f"{error}: {line[:200]!r}", len(line))
+        # json's own message counts lines and columns inside the row, where the row's number is what helps
+        why = f"{error.msg} at column {error.pos + 1}" if isinstance(error, json.JSONDecodeError) else str(error)
+        said = line[:200].decode("utf-8", errors="replace").strip()
+        return Drop(id, "read", "row is not JSON", f"{id}: {why}: {said}", len(line))
     text = row.get(source.text_field) if isinstance(row, dict) else None
     if not isinstance(text, str) or not text.strip():
         found = f"fields: {', '.join(row)}" if isinstance(row, dict) else f"a JSON {type(row).__name__}"
