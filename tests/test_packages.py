@@ -15,6 +15,7 @@ from groundup import packages
 from groundup.console import Console
 from groundup.errors import UserError
 from groundup.packages import PINNED, PackageUnreachableError, fetch_package, open_member, read_archive, split_spec
+from groundup.runs import cache_folder
 
 
 @pytest.fixture
@@ -144,6 +145,6 @@ def test_an_unknown_package_is_answered_with_the_nearest_name() -> None:
 def test_the_cache_follows_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.delenv("GROUNDUP_CACHE", raising=False)
-    assert packages.default_cache() == tmp_path / "groundup"
+    assert cache_folder() == tmp_path / "groundup"
     monkeypatch.setenv("GROUNDUP_CACHE", str(tmp_path / "own"))
-    assert packages.default_cache() == tmp_path / "own"
+    assert cache_folder() == tmp_path / "own"

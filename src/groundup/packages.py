@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import difflib
 import fnmatch
-import os
 import subprocess
 import sys
 import tarfile
@@ -118,14 +117,6 @@ PINNED: dict[str, Package] = {
         ),
     )
 }
-
-
-def default_cache() -> Path:
-    """Where downloads are kept: $GROUNDUP_CACHE, else $XDG_CACHE_HOME/groundup, else ~/.cache/groundup."""
-    if own := os.environ.get("GROUNDUP_CACHE"):
-        return Path(own)
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "groundup"
 
 
 def is_package(spec: str) -> bool:

@@ -22,8 +22,9 @@ def runs_home() -> Path:
 
 
 def cache_folder() -> Path:
-    """What all runs share (downloads): $XDG_CACHE_HOME/groundup, or ~/.cache/groundup."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "groundup"
+    """What all runs share (downloads): $GROUNDUP_CACHE, else $XDG_CACHE_HOME/groundup, else ~/.cache/groundup."""
+    own = os.environ.get("GROUNDUP_CACHE")
+    return Path(own) if own else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "groundup"
 
 
 def newest_step(work: Path) -> int:

@@ -125,6 +125,19 @@ def test_bits_per_byte_need_their_upper_bound_below() -> None:
     ]
 
 
+def test_a_source_that_could_not_be_had_is_undecided_and_says_why() -> None:
+    require = {"bits_per_byte": {"below_xz_on": ["web", "sea"], "at_most": {"sea": 2.0}}}
+    criteria, problems = judge(require, sources_left_out={"sea": "the package registry is out of reach"})
+    assert problems == []
+    assert [(criterion.id, criterion.verdict) for criterion in criteria] == [
+        ("bits_per_byte/web/xz", "pass"),
+        ("bits_per_byte/sea/xz", "undecided"),
+        ("bits_per_byte/sea", "undecided"),
+    ]
+    assert criteria[1].why == "there is no held-out text of sea: the package registry is out of reach"
+    assert verdict_of(criteria)["verdict"] == "undecided"
+
+
 def test_health_is_no_worse_than_asked() -> None:
     criteria, _ = judge({"health": {"no_worse_than": "healthy"}})
     assert [(c.id, c.verdict) for c in criteria] == [("health/aligned", "pass"), ("health/judge", "fail")]

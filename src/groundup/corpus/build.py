@@ -1,4 +1,4 @@
-"""The corpus stage: sources -> documents/, held_out/, dropped/, funnel.json, mixture.json, sources.json.
+"""The corpus stage: sources -> documents/, held_out/, dropped/, funnel.json, mixture.json, sources.json, exams.json.
 
 Each source goes through its own steps (collect.py), in processes, and is kept when the build is killed. The steps that
 look across sources follow, in this order: exact duplicates, near-duplicates, decontamination, personal data, limits,
@@ -21,7 +21,7 @@ from groundup.artifacts import StageContext, StageResult, write_json
 from groundup.console import byte_text, duration
 from groundup.corpus.check import check as check  # `groundup check` looks for it beside `run`
 from groundup.corpus.collect import Collected, collect
-from groundup.corpus.decontaminate import ExamIndex, exam_items
+from groundup.corpus.decontaminate import ExamIndex, read_exams
 from groundup.corpus.document import Document, Drop, drop
 from groundup.corpus.exact import cut_seen_paragraphs, exact_duplicates, text_key
 from groundup.corpus.funnel import Count, SourceFunnel, check_adds_up, funnel_report
@@ -56,6 +56,7 @@ class Work:
         self.funnels: dict[str, SourceFunnel] = {one.name: one.funnel for one in collected}
         self.dropped: dict[str, list[Drop]] = {one.name: one.dropped() for one in collected}
         self.entries = [Entry(one.name, document) for one in collected for document in one.documents()]
+        self.exams: list[dict[str, Any]] = []  # what the corpus was decontaminated against, and what could not be had
 
     def filter(self, step: str, reasons: list[tuple[str, str] | None]) -> None:
         """Drop every entry that has a (reason, excerpt); count all of them."""
@@ -234,10 +235,8 @@ def _clusters(work: Work, settings: CorpusSettings, threshold: float) -> list[in
 def _decontaminate(work: Work, settings: CorpusSettings, context: StageContext) -> None:
     reasons: list[tuple[str, str] | None] = [None] * len(work.entries)
     if settings.decontaminate:
-        index = ExamIndex(
-            exam_items(settings.decontaminate, context.seed, context.cache, context.console),
-            settings.decontamination_ngram,
-        )
+        items = read_exams(settings.decontaminate, context.seed, context.cache, context.console, work.exams)
+        index = ExamIndex(items, settings.decontamination_ngram)
         for place, entry in enumerate(work.entries):
             if hit := index.hit(entry.document.text):
                 item, words = hit
@@ -306,6 +305,7 @@ def _write(work: Work, collected: list[Collected], settings: CorpusSettings, con
     mixture = mix({name: count.bytes for name, count in kept.items()}, settings.mixture, settings.max_repetition)
     write_json(context.folder / "mixture.json", mixture)
     write_json(context.folder / "sources.json", [_source_record(one, settings, work, kept) for one in collected])
+    write_json(context.folder / "exams.json", work.exams)
     total = report["total"]
     dropped_documents = total["in"]["documents"] - total["kept"]["documents"] - total["held_out"]["documents"]
     context.console.info(
@@ -322,6 +322,7 @@ def _write(work: Work, collected: list[Collected], settings: CorpusSettings, con
             "dropped_documents": dropped_documents,
             "sources": sum(not one.unreachable for one in collected),
             "sources_unreachable": sum(bool(one.unreachable) for one in collected),
+            "exams_unreachable": sum(exam["status"] == "unreachable" for exam in work.exams),
         }
     )
 

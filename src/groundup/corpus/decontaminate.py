@@ -25,6 +25,7 @@ from groundup.corpus.ngrams import Hashes, hash_words, ngram_hashes
 from groundup.corpus.settings import ExamFiles, ExamTasks
 from groundup.corpus.sources.files import open_inputs
 from groundup.errors import UserError
+from groundup.packages import PackageUnreachableError
 
 WHOLE_ITEM_WORDS = 8  # fewer: compared symbol by symbol
 MIN_SYMBOLS = 5  # fewer: says nothing ("True or false?")
@@ -112,7 +113,7 @@ def _symbols_of(text: str) -> list[str]:
 def exam_items(
     exams: Iterable[ExamFiles | ExamTasks], seed: int, cache: Path, console: Console | None
 ) -> Iterator[ExamItem]:
-    """The items of every exam. Raises what reading raises: a corpus must not be called clean of an unread exam."""
+    """The items of every exam. Raises what reading raises, PackageUnreachableError first of all."""
     for exam in exams:
         if isinstance(exam, ExamTasks):
             from groundup.tasks import make_tasks
@@ -122,6 +123,25 @@ def exam_items(
                 yield ExamItem(f"tasks ({exam.split})", f"{task.task} #{place}", task.prompt)
         else:
             yield from _items_of_files(exam, cache, console)
+
+
+def read_exams(
+    exams: Iterable[ExamFiles | ExamTasks], seed: int, cache: Path, console: Console, records: list[dict[str, Any]]
+) -> Iterator[ExamItem]:
+    """The items of every exam, each exam noted in `records`. One whose package is out of reach is warned of and noted,
+    so that nobody calls the corpus clean of it; what else is wrong with an exam is raised.
+    """
+    for exam in exams:
+        name = exam.path if isinstance(exam, ExamFiles) else f"tasks ({exam.split}): {', '.join(exam.tasks)}"
+        record: dict[str, Any] = {"name": name, "status": "used", "reason": "", "items": 0}
+        records.append(record)
+        try:
+            for item in exam_items([exam], seed, cache, console):
+                record["items"] += 1
+                yield item
+        except PackageUnreachableError as error:
+            console.warn(f"the corpus is not decontaminated against {name}: {error.reason}")
+            record |= {"status": "unreachable", "reason": error.reason}
 
 
 def _items_of_files(exam: ExamFiles, cache: Path, console: Console | None) -> Iterator[ExamItem]:

@@ -57,6 +57,7 @@ def run(settings: EvaluateSettings, context: StageContext) -> StageResult:
     }
     if "bits_per_byte" in settings.tasks:
         scores["bits_per_byte"] = _bits_per_byte(settings, context, examinees)
+        scores["sources_left_out"] = _sources_left_out(settings, context)
     if "verifiable" in settings.tasks:
         scores |= _verifiable(settings, context, examinees)
     if "reward_accuracy" in settings.tasks:
@@ -102,6 +103,14 @@ def _bits_per_byte(settings: EvaluateSettings, context: StageContext, examinees:
 
     key = {"ask": ask.model_dump(), "texts": asked, "confidence": settings.confidence}
     return {one.name: _once(context, "bits_per_byte", one, key, examine) for one in examinees}
+
+
+def _sources_left_out(settings: EvaluateSettings, context: StageContext) -> dict[str, str]:
+    """Source -> why the corpus could not have it: there is no text of it to score, and the gate is to know that."""
+    assert settings.corpus is not None
+    path = context.input_folder(settings.corpus) / "sources.json"
+    rows = read_json(path) if path.is_file() else []
+    return {row["name"]: row["reason"] for row in rows if row["status"] == "unreachable"}
 
 
 def _verifiable(settings: EvaluateSettings, context: StageContext, examinees: Sequence[Examinee]) -> dict[str, Any]:

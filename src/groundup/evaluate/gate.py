@@ -274,14 +274,28 @@ class _Court:
         asked, candidate = self.settings.require.bits_per_byte, self.settings.candidate
         assert asked is not None
         for source in asked.below_xz_on:
-            if found := self.find_of_candidate("bits_per_byte", candidate, source):
+            what = f"{candidate} needs fewer bits per byte than xz -9 on {source}"
+            if missing := self.left_out(source, f"bits_per_byte/{source}/xz", what, "xz -9"):
+                yield missing
+            elif found := self.find_of_candidate("bits_per_byte", candidate, source):
                 xz = float(found[1]["xz"])
-                what = f"{candidate} needs fewer bits per byte than xz -9 on {source}"
                 yield self._bits(f"bits_per_byte/{source}/xz", what, xz, *found)
         for source, bound in asked.at_most.items():
-            if found := self.find_of_candidate("bits_per_byte", candidate, source):
-                what = f"{candidate} needs at most {bound:g} bits per byte on {source}"
+            what = f"{candidate} needs at most {bound:g} bits per byte on {source}"
+            if missing := self.left_out(source, f"bits_per_byte/{source}", what, bound):
+                yield missing
+            elif found := self.find_of_candidate("bits_per_byte", candidate, source):
                 yield self._bits(f"bits_per_byte/{source}", what, bound, *found)
+
+    def left_out(self, source: str, id: str, what: str, bound: float | str) -> Criterion | None:
+        """Undecided where the corpus could not have this source: nothing is known, which is no mistake of anybody."""
+        for one in reversed(self.evidence):
+            if (reason := one.scores.get("sources_left_out", {}).get(source)) is not None:
+                why = f"there is no held-out text of {source}: {reason}"
+                return Criterion(
+                    id, what, "not measured", None, None, None, bound, "undecided", str(one), one.fingerprint, why
+                )
+        return None
 
     def _bits(self, id: str, what: str, bound: float, one: Evidence, score: Mapping[str, Any]) -> Criterion:
         low, high = score["low"], score["high"]  # None: too little text to say anything about spread

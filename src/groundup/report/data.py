@@ -186,12 +186,13 @@ def _parameters(config: Mapping[str, Any]) -> int | None:
 def _corpus(stages: Sequence[StageFiles]) -> dict[str, Any]:
     corpora = [stage for stage in stages if stage.kind == "corpus"]
     if not corpora:
-        return {"funnel": None, "mixture": None, "sources": None, "dropped": {}}
+        return {"funnel": None, "mixture": None, "sources": None, "exams": None, "dropped": {}}
     corpus = corpora[0]
     return {
         "funnel": corpus.json("funnel.json"),
         "mixture": corpus.json("mixture.json"),
         "sources": corpus.json("sources.json"),
+        "exams": corpus.json("exams.json"),
         "dropped": _dropped_examples(corpus.folder / "dropped", corpus.unreadable),
     }
 

@@ -317,9 +317,14 @@ def _trouble(data: Mapping[str, Any]) -> list[dict[str, str]]:
 
 
 def unreachable_sources(data: Mapping[str, Any]) -> Sequence[dict[str, str]]:
+    """Sources and exams of the corpus that could not be had."""
     from groundup.report.data_view import source_rows
 
+    unread = [row for row in data["exams"] or () if isinstance(row, Mapping) and row.get("status") != "used"]
     return [
+        {"where": "corpus", "what": f"not decontaminated against {row.get('name')}: {row.get('reason')}"}
+        for row in unread
+    ] + [
         {"where": row["name"], "what": f"source not used: {row['status']} {row['why']}".strip()}
         for row in source_rows(data["sources"])
         if not row["is_used"]
