@@ -352,6 +352,7 @@ def test_a_signal_saves_says_how_to_go_on_and_has_its_own_exit_code(recipe: Path
     code, said = end(process, number)
     assert code == exit_code
     assert re.search(r"stopped: saved at step \d+\n  -> run the same command to go on", said)
+    assert said.count("run the same command") == 1
     assert json.loads(Path("runs/life/state.json").read_text())["status"] == "stopped"
     assert Path("runs/life/report.html").is_file()
     assert run(recipe, *SLOW)[0].exit_code == 0

@@ -314,7 +314,8 @@ def opening_line(recipe: Recipe, stages: Sequence[Stage], run_folder: Path, anew
             step = newest_step(left.folder)
             resumes.append(f"{stage.name} resumes from step {step:,}" if step else f"{stage.name} goes on")
     if len(done) == len(stages):
-        return f"{recipe.name}: all {len(stages)} stages are done in {run_folder}; --fresh starts anew"
+        what = f"all {len(stages)} stages are" if len(stages) != 1 else "its stage is"
+        return f"{recipe.name}: {what} done in {run_folder}; --fresh starts anew"
     if done or resumes:
         parts = [f"{', '.join(done)} done"] if done else []
         return f"{recipe.name}: going on in {run_folder}: {'; '.join(parts + resumes)}"
