@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import stat
+import subprocess
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -217,3 +220,30 @@ def test_a_padded_embedding_is_fine_and_a_much_smaller_tokenizer_is_not(folder, 
     with pytest.raises(UserError, match="do not belong together"):
         require_same_vocabulary(folder, write_tokenizer(tmp_path / "u", ["a", "b"]))
     assert load_config(folder).vocab_size == 5000
+
+
+# ---------------------------------------------------------------- what the disk says
+
+
+def test_files_have_the_permissions_that_the_umask_gives(llama, tmp_path):
+    before = os.umask(0o022)
+    try:
+        save_model(llama, tmp_path)
+    finally:
+        os.umask(before)
+    modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in tmp_path.iterdir()}
+    assert modes["model.safetensors"] == 0o644, modes
+
+
+def test_a_full_disk_is_told_and_leaves_nothing_half(llama, tmp_path):
+    """A real full disk: a RAM disk of 64 KiB."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", disk], check=False).returncode != 0:
+        pytest.skip("a small disk can only be mounted by root")
+    try:
+        with pytest.raises(UserError, match=r"the disk is full.*could not write model.safetensors"):
+            save_model(llama, disk)
+        assert not list(disk.iterdir())
+    finally:
+        subprocess.run(["umount", disk], check=True)

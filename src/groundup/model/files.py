@@ -18,13 +18,13 @@ from typing import Any, Protocol
 
 import safetensors
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from groundup.artifacts import disk_error, read_json, sync_folder, write_json
 from groundup.errors import Problem, UserError
 from groundup.model.config import ModelConfig
 from groundup.model.decoder import Decoder
+from groundup.model.tensor_files import write_safetensors
 
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -212,9 +212,7 @@ def write_weights(
 def _save_file_atomic(tensors: dict[str, Tensor], path: Path) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        save_file(tensors, temporary, metadata={"format": "pt"})
-        with open(temporary, "rb+") as file:
-            os.fsync(file.fileno())
+        write_safetensors(temporary, tensors, {"format": "pt"})  # transformers asks for the format
         temporary.replace(path)
     except OSError as error:
         temporary.unlink(missing_ok=True)

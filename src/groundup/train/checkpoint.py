@@ -29,21 +29,10 @@ from torch import Tensor, nn
 from groundup.artifacts import disk_error, fingerprint_file, read_json, sync_folder
 from groundup.console import Console
 from groundup.errors import EXIT_FAILED, UserError
+from groundup.model.tensor_files import write_safetensors
 from groundup.train.optim import load_moments, moments, trained_parameters
 
 MARKER = "COMPLETE"
-DTYPES = {
-    torch.float32: "F32",
-    torch.float64: "F64",
-    torch.bfloat16: "BF16",
-    torch.float16: "F16",
-    torch.int64: "I64",
-    torch.int32: "I32",
-    torch.int16: "I16",
-    torch.int8: "I8",
-    torch.uint8: "U8",
-    torch.bool: "BOOL",
-}
 
 
 @dataclass
@@ -103,38 +92,6 @@ def save_checkpoint(
     for old in _checkpoints(folder)[keep:]:
         _remove(old)
     return final
-
-
-def write_safetensors(path: Path, tensors: Mapping[str, Tensor]) -> str:
-    """Write tensors in the safetensors layout as a stream, fsynced; returns the file's sha256.
-
-    The library's own writer neither syncs nor says why a write failed; the layout is eight bytes of header length, a
-    JSON header, then the raw numbers.
-    """
-    header: dict[str, Any] = {}
-    offset = 0
-    for name, tensor in tensors.items():
-        size = tensor.numel() * tensor.element_size()
-        header[name] = {
-            "dtype": DTYPES[tensor.dtype],
-            "shape": list(tensor.shape),
-            "data_offsets": [offset, offset + size],
-        }
-        offset += size
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    digest = hashlib.sha256()
-    with path.open("wb") as file:
-        for part in (len(text).to_bytes(8, "little"), text, *map(_raw_bytes, tensors.values())):
-            digest.update(part)
-            file.write(part)
-        file.flush()
-        os.fsync(file.fileno())
-    return digest.hexdigest()
-
-
-def _raw_bytes(tensor: Tensor) -> Any:
-    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
 
 
 def _saved_weights(model: nn.Module) -> dict[str, Tensor]:
