@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import math
+import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from groundup.console import Console
 from groundup.errors import Stopped, UserError
 from groundup.stopping import StopRequest
 from groundup.train.checkpoint import TrainState
@@ -78,6 +82,29 @@ def test_micro_batches_of_any_size_give_the_gradient_of_one_batch(sizes: list[in
         torch.testing.assert_close(parts[name], gradient, rtol=1e-6, atol=1e-6)
     for name in ("loss", "grad_norm", "positive"):
         assert parts_row[name] == pytest.approx(whole_row[name], rel=1e-6)
+
+
+class Watched(Console):
+    """Keeps the notes beside the progress bar."""
+
+    def __init__(self) -> None:
+        super().__init__(quiet=True)
+        self.notes: list[str] = []
+
+    @contextlib.contextmanager
+    def progress(self, what: str, total: float, unit: str = "", *, is_even: bool = True) -> Iterator[Any]:  # noqa: ARG002
+        yield lambda done, note="": self.notes.append(note)  # noqa: ARG005
+
+
+@pytest.mark.parametrize(
+    ("shown", "note"), [(None, r"loss \d+\.\d{3}"), (("positive", "loss"), r"positive \S+  loss \S+")]
+)
+def test_the_progress_line_shows_what_the_objective_names(tmp_path: Path, shown: Any, note: str) -> None:
+    objective, console = Ragged([12]), Watched()
+    if shown is not None:
+        objective.shown = shown  # type: ignore[attr-defined]
+    train(nn.Linear(6, 1), objective, options(max_steps=2), context_in(tmp_path, console=console))
+    assert len(console.notes) == 3 and all(re.fullmatch(note, one) for one in console.notes[1:])
 
 
 @pytest.mark.parametrize("micro_batch_size", [1, 3, 4])

@@ -60,6 +60,8 @@ class ReferencedPair:
 class PreferPairs:
     """The objective. All is a function of the step: there is no state."""
 
+    shown = ("loss", "rewards/accuracies")
+
     def __init__(self, pairs: Sequence[ReferencedPair], order: RowOrder, settings: DpoSettings, pad_id: int) -> None:
         self.pairs, self.order, self.settings, self.pad_id = pairs, order, settings, pad_id
 

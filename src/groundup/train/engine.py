@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
@@ -42,7 +42,10 @@ class LossParts:
 
 
 class Objective(Protocol):
-    """What training minimises. `step` counts from 0 and names the update that is being prepared."""
+    """What training minimises. `step` counts from 0 and names the update that is being prepared.
+
+    An objective whose loss says little may have `shown: tuple[str, ...]`, the numbers of its progress line.
+    """
 
     def micro_batches(self, step: int, model: Any) -> list[Any]:
         """All micro-batches of this one update, a pure function of the step (and of the weights, where it samples)."""
@@ -170,6 +173,7 @@ def train(
         save_checkpoint(checkpoints, state, model, optimizers, objective.state_dict(), keep=options.save_total_limit)
 
     model.train()
+    shown: tuple[str, ...] = getattr(objective, "shown", ("loss",))
     is_first_save = True
     clock = _Clock(state)
     try:
@@ -187,7 +191,7 @@ def train(
                 if is_evaluated or is_last or state.step == 1 or state.step % options.logging_steps == 0:
                     row |= clock.speed(state)
                     metrics.write({"step": state.step, **row, "memory": peak_memory_bytes()})
-                bar(state.step if unit == "steps" else state.seconds, f"loss {row['loss']:.3f}")
+                bar(state.step if unit == "steps" else state.seconds, progress_note(row, shown))
                 stopping = context.stop.is_set
                 if is_first_save or is_horizon_new or is_last or stopping or state.step % options.save_steps == 0:
                     save()
@@ -267,6 +271,11 @@ def train_step(
         "data_wait": data_wait,
         **{name: value / max(value_weight, 1e-12) for name, (value, value_weight) in sums.items()},
     }
+
+
+def progress_note(row: Mapping[str, Any], shown: Sequence[str]) -> str:
+    """The numbers beside the progress bar, a name before its slash left out: `score 0.412  kl 1.730`."""
+    return "  ".join(f"{name.rpartition('/')[2]} {row[name]:.3f}" for name in shown if name in row)
 
 
 def seed_step(seed: int, step: int) -> None:

@@ -90,6 +90,8 @@ class MicroBatch:
 class Ppo:
     """The objective. Its state is the rollout in hand and the KL coefficient; the rest is a function of the step."""
 
+    shown = ("score", "kl")  # the loss of PPO is no measure of progress
+
     def __init__(
         self,
         settings: PpoSettings,

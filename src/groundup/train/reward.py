@@ -37,6 +37,8 @@ CALIBRATION_EDGES = (0.5, 1.0, 2.0, 4.0)  # differences of raw reward
 class RankPairs:
     """The objective: the chosen answer scores above the rejected one. All is a function of the step."""
 
+    shown = ("loss", "accuracy")
+
     def __init__(self, pairs: Sequence[EncodedPair], order: RowOrder, settings: RewardSettings) -> None:
         self.pairs, self.order, self.settings = pairs, order, settings
 
