@@ -42,6 +42,7 @@ class TrainSettings(StageSettings):
     stage: Literal["pretrain"] = "pretrain"
     corpus: CorpusRef
     steps: int = 3
+    keep_checkpoints: Annotated[bool, Presentation()] = False
     step_seconds: float = 0.0
     fail_at: int | None = None
 
@@ -331,6 +332,13 @@ def test_a_stage_killed_by_sigkill_goes_on_where_it_was_and_gives_the_same_resul
     seconds = read_artifact(Path("runs/life/base")).seconds  # type: ignore[union-attr]
     assert seconds > 0.03 * (40 - resumed_from)
     assert not list(Path("runs/life/.work").iterdir())
+
+
+def test_checkpoints_go_when_their_stage_is_done_unless_they_are_to_be_kept(recipe: Path) -> None:
+    run(recipe, "second.keep_checkpoints=true")
+    assert not Path("runs/life/base/checkpoints").exists()
+    assert newest_step(Path("runs/life/second")) == 3
+    assert run(recipe)[0].built == ()  # keeping them or not changes no result
 
 
 def test_changed_settings_start_unfinished_work_anew(recipe: Path) -> None:

@@ -17,6 +17,7 @@ from groundup.plan.estimate import (
     START_SECONDS,
     SURENESS,
     Facts,
+    disk_peak,
     estimate_stage,
     generation_seconds,
     total,
@@ -29,6 +30,7 @@ PRETRAIN = SimpleNamespace(
     stage="pretrain", sequence_len=256, micro_batch_size=8, gradient_accumulation_steps=2, max_steps=100,
     optimizer="adamw", bf16=False, save_total_limit=2,
 )  # fmt: skip
+KEEPING = SimpleNamespace(**vars(PRETRAIN), keep_checkpoints=True)
 
 
 def test_there_is_a_formula_for_every_kind_of_stage() -> None:
@@ -139,13 +141,22 @@ def test_a_corpus_goes_through_at_the_measured_rate_per_core(machine: Machine) -
 
 def test_totals_add_time_and_disk_and_take_the_largest_memory(machine: Machine) -> None:
     stages = {
-        "base": estimate_stage("pretrain", PRETRAIN, Facts(machine, model=SHAPE)),
+        "base": estimate_stage("pretrain", KEEPING, Facts(machine, model=SHAPE)),
         "release": estimate_stage("gate", SimpleNamespace(), Facts(machine)),
     }
     whole = total(stages)
     assert whole.seconds == pytest.approx(stages["base"].seconds + stages["release"].seconds)
     assert whole.disk_bytes == stages["base"].disk_bytes + stages["release"].disk_bytes
     assert whole.memory_bytes == stages["base"].memory_bytes
+
+
+def test_checkpoints_need_disk_only_while_their_stage_trains(machine: Machine) -> None:
+    base, keeping = (estimate_stage("pretrain", one, Facts(machine, model=SHAPE)) for one in (PRETRAIN, KEEPING))
+    assert base.disk_bytes == keeping.disk_bytes == 10 * (base.disk_bytes - base.passing_disk_bytes)  # 3 of 3 + 1
+    model = 4.0 * SHAPE.parameters()
+    assert total({"base": base, "chat": base}).disk_bytes == pytest.approx(model + base.disk_bytes)
+    assert total({"base": keeping, "chat": keeping}).disk_bytes == 2 * base.disk_bytes
+    assert disk_peak([(10, 8), (3, 0), (9, 9)]) == 14  # 10, 2 + 3, 5 + 9
 
 
 @pytest.mark.parametrize("kind", KINDS)

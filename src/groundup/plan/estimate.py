@@ -7,7 +7,7 @@ formula is, wider where the machine's rate was assumed.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -45,6 +45,7 @@ class Estimate:
     seconds_high: float
     memory_bytes: float = 0.0
     disk_bytes: float = 0.0
+    passing_disk_bytes: float = 0.0  # of `disk_bytes`, what is gone when the stage is done: checkpoints
     flops: float = 0.0
     tokens: float = 0.0
     notes: tuple[str, ...] = ()  # what had to be assumed
@@ -166,10 +167,22 @@ def _training(kind: str, settings: Any, facts: Facts, *, passes: float, rows_per
         START_SECONDS["train"] + steps * each,
         facts,
         memory_bytes=memory + (passes - 1) * flops.WEIGHT_BYTES * model.parameters(),
-        disk_bytes=flops.training_disk_bytes(model, optimizer, int(_get(settings, "save_total_limit", 2))),
+        **_disk_of_training(settings, model, optimizer),
         flops=work,
         tokens=tokens,
     )
+
+
+def _disk_of_training(
+    settings: Any, model: ModelConfig, optimizer: str, *, trained_models: float = 1.0
+) -> dict[str, float]:
+    """The checkpoints of all trained models, and the model folder, for which they go unless `keep_checkpoints`."""
+    limit = int(_get(settings, "save_total_limit", 2))
+    checkpoints = trained_models * flops.checkpoints_bytes(model, optimizer, limit)
+    return {
+        "disk_bytes": checkpoints + flops.WEIGHT_BYTES * model.parameters(),
+        "passing_disk_bytes": 0.0 if _get(settings, "keep_checkpoints", False) else checkpoints,
+    }
 
 
 def _pretrain(settings: Any, facts: Facts) -> Estimate:
@@ -233,8 +246,8 @@ def _ppo(settings: Any, facts: Facts) -> Estimate:
     is_bf16 = facts.machine.dtype(_get(settings, "bf16", "auto")) == "bfloat16"
     memory = trained_models * flops.training_memory_bytes(model, batch * length, optimizer, is_bf16=is_bf16)
     memory += 2 * flops.WEIGHT_BYTES * model.parameters() - flops.PROCESS_BYTES
-    disk = 2 * flops.training_disk_bytes(model, optimizer, int(_get(settings, "save_total_limit", 2)))
-    return _spread("ppo", seconds, facts, memory_bytes=memory, disk_bytes=disk, flops=work, tokens=tokens)
+    disk = _disk_of_training(settings, model, optimizer, trained_models=trained_models)
+    return _spread("ppo", seconds, facts, memory_bytes=memory, **disk, flops=work, tokens=tokens)
 
 
 def _inference_memory(facts: Facts, rows: float) -> float:
@@ -288,15 +301,27 @@ FORMULAS = {
 }
 
 
+def disk_peak(stages: Iterable[tuple[float, float]]) -> float:
+    """Most bytes on disk at once while stages run one after the other; each is (disk_bytes, passing_disk_bytes)."""
+    left = peak = 0.0
+    for disk, passing in stages:
+        peak = max(peak, left + disk)
+        left += disk - passing
+    return peak
+
+
 def total(estimates: Mapping[str, Estimate]) -> Estimate:
-    """All stages together. Low and high ends are added as they are: errors of a machine's rate do not cancel out."""
+    """All stages in this order. Disk is what is needed at once, memory the largest.
+
+    Low and high ends are added as they are: errors of a machine's rate do not cancel out.
+    """
     rows = list(estimates.values())
     return Estimate(
         seconds_low=sum(row.seconds_low for row in rows),
         seconds=sum(row.seconds for row in rows),
         seconds_high=sum(row.seconds_high for row in rows),
         memory_bytes=max((row.memory_bytes for row in rows), default=0.0),
-        disk_bytes=sum(row.disk_bytes for row in rows),
+        disk_bytes=disk_peak((row.disk_bytes, row.passing_disk_bytes) for row in rows),
         flops=sum(row.flops for row in rows),
         tokens=sum(row.tokens for row in rows),
     )

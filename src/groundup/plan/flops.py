@@ -70,9 +70,9 @@ def checkpoint_bytes(model: ModelConfig, optimizer: str) -> float:
     return WEIGHT_BYTES * model.parameters() + optimizer_bytes(model, optimizer)
 
 
-def training_disk_bytes(model: ModelConfig, optimizer: str, checkpoints: int) -> float:
-    """The checkpoints that are kept, one more while it is being written, and the model folder."""
-    return (checkpoints + 1) * checkpoint_bytes(model, optimizer) + WEIGHT_BYTES * model.parameters()
+def checkpoints_bytes(model: ModelConfig, optimizer: str, checkpoints: int) -> float:
+    """The checkpoints that are kept while a stage trains, and one more while it is being written."""
+    return (checkpoints + 1) * checkpoint_bytes(model, optimizer)
 
 
 def cache_bytes(model: ModelConfig, tokens: float, bytes_per_value: int = 2) -> float:

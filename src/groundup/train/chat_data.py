@@ -144,7 +144,7 @@ def check_report(
     *,
     tokens: float,
 ) -> CheckReport:
-    """Facts that every one of these stages has: steps, memory, disk and FLOPs, where the base model exists already."""
+    """Facts that every one of these stages has: steps, memory and FLOPs, where the base model exists already."""
     found = dict(facts)
     if settings.time_limit is not None:
         found["seconds"] = settings.time_limit
@@ -155,7 +155,6 @@ def check_report(
         row_tokens = settings.micro_batch_size * settings.sequence_len
         activations = config.num_hidden_layers * (30 * config.hidden_size + 6 * config.intermediate_size)
         found["memory_bytes"] = 16 * parameters + row_tokens * activations
-        found["disk_bytes"] = (12 * (settings.save_total_limit + 1) + 4) * parameters
         found["flops"] = int(tokens * config.flops_per_token(settings.sequence_len))
     return CheckReport(found, problems)
 

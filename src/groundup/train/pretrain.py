@@ -171,7 +171,6 @@ def _facts(settings: PretrainSettings, config: ModelConfig, steps_per_epoch: flo
         + row_tokens * config.num_hidden_layers * (30 * config.hidden_size + 6 * config.intermediate_size)
         + 2 * settings.micro_batch_size * config.num_hidden_layers * config.num_attention_heads * T * T
         + 4 * row_tokens * config.vocab_size,
-        "disk_bytes": (12 * (settings.save_total_limit + 1) + 4) * parameters,
     }
     horizons = [settings.max_steps] if settings.max_steps is not None else []
     if settings.num_epochs is not None and steps_per_epoch is not None:

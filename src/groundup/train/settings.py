@@ -64,7 +64,9 @@ class TrainingSettings(StageSettings):
     save_steps: Annotated[int, Presentation()] = Field(200, ge=1)
     """Steps between checkpoints."""
     save_total_limit: Annotated[int, Presentation()] = Field(2, ge=1)
-    """Checkpoints that are kept."""
+    """Checkpoints that are kept while the stage trains."""
+    keep_checkpoints: Annotated[bool, Presentation()] = False
+    """Keep them when the stage is done, too. They only serve to go on after a kill and are larger than the model."""
     logging_steps: Annotated[int, Presentation()] = Field(5, ge=1)
     """Steps between lines in metrics.jsonl; the first and the last step are always there."""
     sample_prompts: list[str] = Field(default_factory=list)
@@ -169,12 +171,12 @@ class PpoSettings(TrainingSettings):
     """Factor on the verifier's score."""
     total_episodes: int = Field(8000, ge=1)
     """Answers that are written and learned from, in all."""
-    rollout_batch_size: int = Field(256, ge=1)
+    rollout_batch_size: int = Field(512, ge=1)
     """Answers written with the same policy, before it is updated."""
-    num_mini_batches: int = Field(2, ge=1)
+    num_mini_batches: int = Field(4, ge=1)
     """Optimiser steps in one pass over those answers."""
-    num_ppo_epochs: int = Field(2, ge=1)
-    """Passes over those answers."""
+    num_ppo_epochs: int = Field(1, ge=1)
+    """Passes over those answers. Where answers are cheap to write, new ones teach more than a second pass."""
     micro_batch_size: int = Field(32, ge=1)
     """Answers in one forward and backward pass; what fits into memory."""
     response_length: int = Field(16, ge=1)
@@ -204,10 +206,10 @@ class PpoSettings(TrainingSettings):
     missing_eos_penalty: float = Field(0.5, ge=0)
     """An answer that does not end by itself scores minus this, whatever is in it."""
     critic: RewardRef | None = None
-    """Start the critic from this reward model, which knows right from wrong already. Without it: from the base model."""
+    """Start the critic from this reward model, which knows right from wrong. Without it: from the base model."""
     critic_learning_rate_scale: float = Field(5.0, gt=0)
     """The critic's learning rate, as a factor on learning_rate."""
-    critic_warmup_steps: int = Field(4, ge=0)
+    critic_warmup_steps: int = Field(8, ge=0)
     """First steps in which only the critic learns: before it predicts anything, advantages are mostly noise."""
     learning_rate: float = Field(1e-4, gt=0)
     lr_scheduler: Literal["wsd", "cosine", "linear", "constant"] = "linear"

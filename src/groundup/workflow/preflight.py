@@ -38,7 +38,8 @@ class StageCheck:
     problems: list[Problem]
 
     def planned(self, what: str) -> float | None:
-        """`seconds`, `seconds_low`, `seconds_high`, `memory_bytes` or `disk_bytes`; None where it is not known."""
+        """`seconds`, `seconds_low`, `seconds_high`, `memory_bytes`, `disk_bytes` or `passing_disk_bytes`; None where it
+        is not known."""
         value = self.plan.get(what, self.facts.get(what))
         return float(value) if isinstance(value, int | float) else None
 
@@ -53,7 +54,12 @@ class Preflight:
     warnings: list[str] = field(default_factory=list)
 
     def total(self, what: str) -> float:
-        """The sum over the stages that are still to do; of memory the largest."""
+        """The sum over the stages that are still to do; of memory the largest, of disk what is needed at once."""
+        if what == "disk_bytes":
+            from groundup.plan.estimate import disk_peak
+
+            to_do = [row for row in self.stages if not row.is_done]
+            return disk_peak((row.planned(what) or 0.0, row.planned("passing_disk_bytes") or 0.0) for row in to_do)
         values = [row.planned(what) or 0.0 for row in self.stages if not row.is_done]
         return max(values, default=0.0) if what == "memory_bytes" else sum(values)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import importlib
 import json
+import shutil
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -190,6 +191,8 @@ def _build(run: _Run, stage: Stage, inputs: dict[str, str], fingerprint: str) ->
         artifact = _run_one(run, stage, work, inputs, fingerprint)
         run.console.info(f"  {stage.name} done in {duration(artifact.seconds)}")
         _event(run, stage.name, "finished")
+    if not getattr(stage.settings, "keep_checkpoints", False):  # the artifact is whole: nothing is left to resume
+        shutil.rmtree(work.folder / "checkpoints", ignore_errors=True)
     folders.publish(work, final)
     return replace(artifact, path=final)
 
