@@ -68,6 +68,7 @@ def test_an_exam_measures_all_models_on_the_same_questions(
             assert {"value", "low", "high", "bytes", "documents", "xz"} <= set(entry)
             assert entry["bytes"] <= 2000
         assert scores["health"][model]["verdict"] == "healthy"
+    assert str(context.run_folder) not in json.dumps(scores)  # nothing in a run folder holds a path: it can be moved
     assert result.exit_code == 0
     assert result.metrics["accuracy/chat"] == scores["accuracy"]["chat"]["overall"]["value"]
     told = context.console.stream.getvalue()  # type: ignore[attr-defined]

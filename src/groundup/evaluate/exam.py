@@ -52,7 +52,7 @@ def run(settings: EvaluateSettings, context: StageContext) -> StageResult:
         for name, folder in ((name, context.model_folder(name)) for name in settings.models)
     ]
     scores: dict[str, Any] = {
-        "models": {one.name: {"fingerprint": one.fingerprint, "folder": str(one.folder)} for one in examinees},
+        "models": {one.name: {"fingerprint": one.fingerprint} for one in examinees},
         "confidence": settings.confidence,
     }
     if "bits_per_byte" in settings.tasks:
