@@ -6,6 +6,7 @@ import csv
 import gzip
 import json
 import math
+import re
 from pathlib import Path
 
 import numpy as np
@@ -164,7 +165,8 @@ def test_half_a_line_at_the_end_of_a_metrics_file_does_not_count(tmp_path: Path)
     path.write_text('{"step": 1, "loss": 2.0}\n{"step": 2, "loss": null}\n{"step": 3, "lo')
     rows = read_rows(path)
     assert [row["step"] for row in rows] == [1, 2]
-    assert math.isnan(judge_run(rows).findings[0].value)
+    (bad,) = (finding for finding in judge_run(rows).findings if finding.kind == "non_finite")
+    assert math.isnan(bad.value)
 
 
 def test_a_verdict_is_json() -> None:
@@ -175,6 +177,15 @@ def test_a_verdict_is_json() -> None:
     assert set(record["findings"][0]) == {"kind", "severity", "step", "value", "why", "what"}
 
 
-def test_an_empty_or_tiny_curve_gets_no_verdict_from_noise() -> None:
-    assert judge_run([]).verdict == "healthy"
-    assert judge_run([{"step": 1, "loss": 3.0}]).facts["points"] == 1
+@pytest.mark.parametrize("name", ["loss", "score"])
+@pytest.mark.parametrize("points", [0, 1, 9])
+def test_a_curve_of_a_few_points_is_called_too_short_and_not_healthy(name: str, points: int) -> None:
+    health = judge_run([{"step": i + 1, name: 3.0 - i / 10} for i in range(points)])
+    (finding,) = health.findings
+    assert (health.verdict, finding.kind, finding.step, finding.value) == ("warning", "too_short", points, points)
+    assert re.match(rf"{points} points?, where \d+ are needed", finding.why)
+    assert health.facts["points"] == points
+
+
+def test_a_short_curve_with_a_loss_that_is_no_number_is_unhealthy_all_the_same() -> None:
+    assert judge_run([{"step": 1, "loss": 3.0}, {"step": 2, "loss": None}]).verdict == "unhealthy"

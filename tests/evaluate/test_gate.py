@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from scipy.stats import binomtest
 
 from groundup.artifacts import StageContext, read_json, write_json
 from groundup.errors import Problem, UserError
+from groundup.evaluate.curves import judge_run
 from groundup.evaluate.gate import Criterion, Evidence, decide, run, verdict_of
 from groundup.evaluate.models import model_fingerprint
 from groundup.evaluate.settings import GateSettings
@@ -143,6 +145,23 @@ def test_health_is_no_worse_than_asked() -> None:
     assert [(c.id, c.verdict) for c in criteria] == [("health/aligned", "pass"), ("health/judge", "fail")]
     assert criteria[1].why == "spike: high"
     assert only({"health": {"stages": ["judge"], "no_worse_than": "warning"}}).verdict == "pass"
+
+
+@pytest.mark.parametrize(("bound", "verdict"), [("healthy", "undecided"), ("warning", "pass"), ("unhealthy", "pass")])
+def test_a_curve_too_short_to_judge_is_a_warning_that_is_told(bound: str, verdict: str) -> None:
+    short = {"aligned": judge_run([{"step": 1, "loss": 3.0}]).as_json()}
+    criterion = only({"health": {"no_worse_than": bound}}, health=short)
+    assert criterion.verdict == verdict
+    assert criterion.why.startswith("too short: 1 point, where 16 are needed")
+
+
+def test_the_gain_is_one_comparison_whose_p_value_is_not_adjusted() -> None:
+    """The exam's table adjusts among all its comparisons; a gate declared its one before anything was measured."""
+    paired = {"a": "aligned", "b": "chat", "of": "accuracy", "only_a": 20, "only_b": 7, "n": 400}
+    p_value = binomtest(7, 27).pvalue
+    assert 0.01 < p_value < 0.05 < 4 * p_value
+    rows = [{**paired, "p_value": p_value, "p_adjusted": 4 * p_value}]
+    assert only({"accuracy_gain_over_baseline": {"p_below": 0.05}}, paired=rows).verdict == "pass"
 
 
 def test_evidence_about_another_model_is_refused() -> None:

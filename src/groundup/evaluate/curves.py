@@ -9,6 +9,7 @@ not move), so the same rules fit a pre-training run of 20,000 points and a PPO r
 `plateau`      no progress over the last part of the run
 `not_learned`  the level at the end is that of the beginning
 `overfit`      held-out loss rises from its minimum while training loss falls on
+`too_short`    so few points that nothing of this can be judged: nobody knows whether it went well
 `reward_fell`, `kl_negative`, `kl_exploded`   for PPO, beside the trend of reward and KL
 
 A `note` leaves the verdict `healthy`, a `warning` makes it `warning`, an `alarm` `unhealthy`.
@@ -36,6 +37,7 @@ SERIOUS_SHARE = 0.25  # a spike this high, relative to the level, is worth a war
 CUSUM_SLACK, CUSUM_CLIP, CUSUM_LIMIT = 1.0, 4.0, 60.0  # in sigmas
 DIVERGED_SHARE = 0.10  # of the level: unrecovered rises above this are an alarm
 FEWEST_POINTS = 16  # below this nothing is said about noise
+FEWEST_REWARDS = 10  # the same for the trend of a reward
 
 
 @dataclass(frozen=True)
@@ -119,10 +121,19 @@ def judge_curve(
         }
     if len(losses) >= FEWEST_POINTS:
         findings += spikes(steps, losses) + divergence(steps, losses) + plateau(steps, losses)
+    else:
+        findings.append(too_short(steps, FEWEST_POINTS))
     if validation_steps is not None and validation is not None and len(validation):
         findings += non_finite(validation_steps, validation) + overfit(steps, losses, validation_steps, validation)
         facts |= {"held_out_last": float(validation[-1]), "held_out_lowest": float(np.nanmin(validation))}
     return _verdict(findings, facts)
+
+
+def too_short(steps: Floats, fewest: int) -> Finding:
+    """What is said of a curve of fewer than `fewest` points."""
+    points = "1 point" if len(steps) == 1 else f"{len(steps)} points"
+    why = f"{points}, where {fewest} are needed to judge a curve; train longer, or log more often (logging_steps)"
+    return Finding("too_short", "warning", int(steps[-1]) if len(steps) else 0, float(len(steps)), why)
 
 
 def non_finite(steps: Floats, values: Floats) -> list[Finding]:
@@ -248,9 +259,12 @@ def judge_rewards(
     findings = non_finite(steps, rewards) + non_finite(kl_steps, kl)
     if losses is not None and not np.isfinite(losses).all():
         findings.append(Finding("non_finite", "alarm", int(steps[0]), math.nan, "some losses are not finite numbers"))
-    rewards, kl = rewards[np.isfinite(rewards)], kl[np.isfinite(kl)]
+    numbers = np.isfinite(rewards)
+    steps, rewards, kl = steps[numbers], rewards[numbers], kl[np.isfinite(kl)]
     facts: dict[str, Any] = {"points": len(rewards)}
-    if len(rewards) >= 10:
+    if len(rewards) < FEWEST_REWARDS:
+        findings.append(too_short(steps, FEWEST_REWARDS))
+    else:
         before, after, z = _trend(rewards)
         facts |= {"reward_first": before, "reward_last": after, "reward_z": z}
         facts["reward_trend"] = "rose" if z > 3 else "fell" if z < -3 else "flat"
@@ -259,7 +273,7 @@ def judge_rewards(
             findings.append(Finding("reward_fell", "warning", int(steps[-1]), after - before, words))
         elif z <= 3:
             findings.append(Finding("plateau", "note", int(steps[-1]), after - before, words))
-    if len(kl) >= 10:
+    if len(kl) >= FEWEST_REWARDS:
         fifth = len(kl) // 5
         middle, last = float(np.median(kl[2 * fifth : 3 * fifth])), float(np.mean(kl[-fifth:]))
         facts |= {"kl_middle": middle, "kl_last": last, "kl_largest": float(kl.max())}

@@ -330,7 +330,8 @@ class _Court:
                 continue
             one, health = found
             is_good = HEALTH_ORDER.index(health["verdict"]) <= HEALTH_ORDER.index(asked.no_worse_than)
-            worst = [finding["what"] for finding in health["findings"] if finding["severity"] != "note"]
+            serious = [finding for finding in health["findings"] if finding["severity"] != "note"]
+            is_unknown = bool(serious) and all(finding.get("kind") == "too_short" for finding in serious)
             yield Criterion(
                 id=f"health/{stage}",
                 what=f"training of {stage} went no worse than {asked.no_worse_than!r}",
@@ -339,10 +340,10 @@ class _Court:
                 low=None,
                 high=None,
                 bound=asked.no_worse_than,
-                verdict="pass" if is_good else "fail",
+                verdict="pass" if is_good else "undecided" if is_unknown else "fail",
                 evidence=str(one),
                 evidence_fingerprint=one.fingerprint,
-                why="" if is_good or not worst else worst[0],
+                why=serious[0]["what"] if serious and (is_unknown or not is_good) else "",
             )
 
 

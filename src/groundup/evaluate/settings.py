@@ -108,12 +108,16 @@ class AtLeast(Settings):
 
 
 class GainOverBaseline(Settings):
-    """A paired comparison of the candidate with the baseline on the same questions."""
+    """The candidate against the baseline on the same questions: the one comparison that this gate tests.
+
+    It is named before anything is measured, so its p-value is taken as it is (no Holm adjustment, whatever else the
+    exam compares).
+    """
 
     superior: bool = True
     """The candidate has to be significantly better, by the exact McNemar test on questions that only one got right."""
     p_below: Annotated[float, Field(gt=0, lt=1)] = 0.05
-    """Two-sided p-value that counts as significant."""
+    """Two-sided p-value of that test, not adjusted, that counts as significant."""
     at_least: Annotated[float, Field(ge=-1, le=1)] | None = None
     """Besides, the lower bound of the gain has to reach this (0.1 is ten points; -0.02 tolerates two points less)."""
 
@@ -139,7 +143,7 @@ class HealthBound(Settings):
     stages: list[str] = Field(default=[])
     """Stages whose loss curves are judged. Without it, every stage that the evidence holds."""
     no_worse_than: HealthVerdict = "warning"
-    """The worst verdict that passes: healthy, warning or unhealthy."""
+    """The worst verdict that passes: healthy, warning or unhealthy. A curve too short to judge counts as a warning."""
 
 
 class Requirements(Settings):
