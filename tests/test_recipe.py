@@ -33,6 +33,7 @@ from groundup.recipe import (
 )
 from groundup.recipe.errors import OTHER_SPELLINGS
 from groundup.recipe.file import read_recipe_file
+from groundup.recipe.references import local_path, marked_in_data
 from groundup.recipe.text import all_keys, differing, explain, json_schema, resolved_yaml
 
 Golden = Callable[[str, str], None]
@@ -89,6 +90,20 @@ class PretrainSettings(StageSettings):
         if self.max_steps == 0:
             raise ValueError("nothing would be trained: max_steps is 0")
         return self
+
+
+class OneFile(Settings):
+    type: Literal["files"]
+    path: FileRef
+
+
+class OneList(Settings):
+    type: Literal["list"]
+    items: list[FileRef]
+
+
+class Tagged(StageSettings):
+    sources: dict[str, Annotated[OneFile | OneList, Field(discriminator="type")]]
 
 
 class GateSettings(StageSettings):
@@ -215,6 +230,18 @@ def test_a_path_is_looked_for_from_here_and_then_beside_the_recipe() -> None:
     assert recipe.stages["pretrain"].references[0].path == Path("elsewhere/words.txt")
 
 
+def test_globs_may_be_absolute_and_home_is_expanded(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(folder / "home"))
+    (folder / "home/texts/deep").mkdir(parents=True)
+    (folder / "home/texts/deep/a.txt").touch()
+    (folder / "elsewhere").mkdir()
+    for value in (f"{folder}/home/texts/*/a.txt", "~/texts", "~/texts/**/*.txt", "~", "home/t*"):
+        found = local_path(value, folder / "elsewhere")
+        assert found is not None and str(found) == value.replace("~", f"{folder}/home")
+    for value in (f"{folder}/home/*.pdf", "~/nothing", "/home/texts/*"):
+        assert local_path(value, folder / "elsewhere") is None
+
+
 def test_presentation_settings_are_not_in_what_fingerprints_are_made_of() -> None:
     settings = load(GOOD).stages["base"].settings
     assert "save_steps" in settings_data(settings)
@@ -249,6 +276,7 @@ MISTAKES = {
     "unknown-kind": "stages:\n  a: {stage: pretrian}\n  b: {stage: pt}\n  c: {corpus: x}\n  d: 5\n  e: {stage: [x]}\n",
     "bad-names": "name: a/b\nseed: -1\nstages:\n  'two words': {stage: pretrain}\n",
     "no-stages": "name: x\n",
+    "empty-stages": "stages: {}\n",
     "stages-as-a-list": "stages:\n  - {stage: pretrain}\n",
     "doubled-keys": STAGE + "    max_steps: 1\n    max_steps: 2\n  base: {stage: pretrain}\n",
     "missing-reference": GOOD.replace("corpus: corpus", "corpus: corpsu").replace("model: base", "model: x/y"),
@@ -284,6 +312,22 @@ def test_mistakes_of_all_stages_are_told_at_once_in_the_order_of_the_file(same_a
         load(text, "base.max_stesp=1", "bsae.seed=3", "max_steps=3", "base.max_steps=[", "release.others.7=x")
     assert len(told.value.problems) == 8
     same_as_golden("all-at-once", str(told.value))
+
+
+def test_references_of_a_stage_with_a_wrong_key_are_told_in_the_same_round(same_as_golden: Golden) -> None:
+    text = STAGE + "    zzz: 1\n    base_model: nowhere/at/all\n    datasets: [{path: rows.jsonl, wait: 2}]\n"
+    with pytest.raises(UserError) as told:
+        load(text + "  release: {stage: gate, candidate: base, others: [based], what: 1}\n")
+    assert len(told.value.problems) == 6
+    same_as_golden("references-beside-wrong-keys", str(told.value))
+
+
+def test_references_in_settings_that_are_not_valid_are_found_by_tag_and_shape() -> None:
+    data = {"sources": {"a": {"type": "files", "path": "x", "zzz": 1}, "b": 5, "c": {"type": "list", "items": ["y"]}}}
+    assert [(path, value) for path, value, _ in marked_in_data(Tagged, data)] == [
+        (("sources", "a", "path"), "x"),
+        (("sources", "c", "items", 0), "y"),
+    ]
 
 
 def test_a_missing_recipe_names_files_near_it(same_as_golden: Golden) -> None:

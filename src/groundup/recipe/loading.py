@@ -22,11 +22,12 @@ from groundup.recipe.file import (
     read_recipe_file,
 )
 from groundup.recipe.kinds import KINDS, Kind
-from groundup.recipe.references import Reference, references
+from groundup.recipe.references import Reference, marked_in_data, marked_values, references
 from groundup.recipe.settings import StageSettings
 
 DEFAULT_SEED = 1337
 RECIPE_KEYS = ("name", "seed", "description", "stages")
+EXAMPLE = "`stages: {words: {stage: tokenizer, corpus: FOLDER, vocab_size: 4096}}`"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 OTHER_KINDS = {
     "pt": "pretrain", "pretraining": "pretrain", "finetune": "sft", "fine-tune": "sft", "rm": "reward",
@@ -134,6 +135,9 @@ def load_recipe(name: str | Path, overrides: Sequence[str] = (), *, kinds: Mappi
     problems = file.problems
     mappings = _stage_mappings(file)
     recipe_name, seed, description = _recipe_level(file)
+    kind_of_stage = {
+        stage_name: str(data.get("stage")) if isinstance(data, dict) else "" for stage_name, _, data in mappings
+    }
     read: dict[str, tuple[Kind, StageSettings, KeyPath]] = {}
     for stage_name, place, data in mappings:
         if (kind := _kind_of(stage_name, place, data, file, kinds)) is None:
@@ -141,16 +145,15 @@ def load_recipe(name: str | Path, overrides: Sequence[str] = (), *, kinds: Mappi
         try:
             read[stage_name] = (kind, kind.settings_class().model_validate(data), place)
         except ValidationError as error:
-            problems += settings_problems(error, kind.settings_class(), data, place, file)
-    kind_of_stage = {
-        stage_name: str(data.get("stage")) if isinstance(data, dict) else "" for stage_name, _, data in mappings
-    }
+            model = kind.settings_class()
+            problems += settings_problems(error, model, data, place, file)
+            list(references(stage_name, marked_in_data(model, data), place, file, kind_of_stage))  # for its problems
     stages = {
         stage_name: Stage(
             stage_name,
             kind,
             settings,
-            tuple(references(stage_name, settings, place, file, kind_of_stage)),
+            tuple(references(stage_name, marked_values(settings), place, file, kind_of_stage)),
             settings.seed if settings.seed is not None else seed,
             place,
         )
@@ -202,7 +205,7 @@ def _stage_mappings(file: RecipeFile) -> list[tuple[str, KeyPath, Any]]:
     stages = data.get("stages")
     if stages is None:
         problems.append(
-            Problem("the recipe has no stages", str(file.path), "add `stages:`, or `stage: KIND` for a single one")
+            Problem("the recipe has no stages", str(file.path), f"add {EXAMPLE}, or `stage: KIND` for a single one")
         )
         return []
     if not isinstance(stages, dict):
@@ -214,6 +217,8 @@ def _stage_mappings(file: RecipeFile) -> list[tuple[str, KeyPath, Any]]:
             )
         )
         return []
+    if not stages:
+        problems.append(Problem("the recipe has no stages", file.where(("stages",)), f"write {EXAMPLE}"))
     for name in stages:
         if not NAME.fullmatch(name):
             problems.append(

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import glob
 import os
 import types
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Union, get_args, get_origin
@@ -29,10 +30,17 @@ class Reference:
 
 
 def references(
-    name: str, settings: BaseModel, place: KeyPath, file: RecipeFile, kind_of_stage: Mapping[str, str]
+    name: str,
+    marked: Iterable[tuple[KeyPath, str, Reads]],
+    place: KeyPath,
+    file: RecipeFile,
+    kind_of_stage: Mapping[str, str],
 ) -> Iterator[Reference]:
-    """What the stage `name` reads. What is not there, or of the wrong kind, becomes a problem of the file."""
-    for key_path, value, reads in marked_values(settings):
+    """What the stage `name` reads. What is not there, or of the wrong kind, becomes a problem of the file.
+
+    `marked` is what `marked_values` finds in the settings, or `marked_in_data` where they are not valid.
+    """
+    for key_path, value, reads in marked:
         key = ".".join(map(str, key_path))
         where = file.where((*place, *key_path))
         right = [other for other, kind in kind_of_stage.items() if kind in reads.kinds and other != name]
@@ -58,7 +66,7 @@ def local_path(value: str, recipe_folder: Path) -> Path | None:
     """The file or folder that a value stands for: as seen from here, else from beside the recipe. None: neither."""
     for base in (Path(), recipe_folder):
         path = base / os.path.expanduser(value)  # noqa: PTH111 - keeps `value` relative, as written
-        if path.exists() or (any(sign in value for sign in "*?[") and any(base.glob(value.lstrip("/")))):
+        if path.exists() or any(glob.iglob(str(path), recursive=True)):  # noqa: PTH207 - pathlib has no absolute globs
             return path
     return None
 
@@ -71,7 +79,7 @@ def _not_found(
         hint = did_you_mean(value, [*kind_of_stage, *here])
         fix = one_of(f"{any_of(reads.kinds)} stages", right) if right else "name a stage, or a path that exists"
         return Problem(f"{key}: there is no stage and no file '{value}'{hint}", where, fix)
-    return Problem(f"{key}: no such file or folder: {value}", where, _paths_near(Path(value)))
+    return Problem(f"{key}: no such file or folder: {value}", where, _paths_near(Path(value).expanduser()))
 
 
 def _paths_near(path: Path) -> str:
@@ -93,6 +101,44 @@ def marked_values(settings: BaseModel) -> Iterator[tuple[KeyPath, str, Reads]]:
         annotation = Annotated[info.annotation, *info.metadata] if info.metadata else info.annotation
         for path, value, reads in _marked(annotation, getattr(settings, name)):
             yield (name, *path), value, reads
+
+
+def marked_in_data(model: type[BaseModel], data: Mapping[str, Any]) -> Iterator[tuple[KeyPath, str, Reads]]:
+    """As `marked_values`, from settings as written that are not valid: what can be understood of them."""
+    for name, info in model.model_fields.items():
+        if name in data:
+            annotation = Annotated[info.annotation, *info.metadata] if info.metadata else info.annotation
+            for path, value, reads in _marked_in_data(annotation, data[name]):
+                yield (name, *path), value, reads
+
+
+def _marked_in_data(annotation: Any, value: Any) -> Iterator[tuple[KeyPath, str, Reads]]:
+    if isinstance(value, dict) and (models := _models_in(annotation)):
+        yield from marked_in_data(max(models, key=lambda model: _likeness(model, value)), value)
+    elif isinstance(value, str):
+        if (reads := _reads_of(annotation)) is not None:
+            yield (), value, reads
+    elif isinstance(value, list | dict):
+        items = value.items() if isinstance(value, dict) else enumerate(value)
+        inner = _inner_annotation(annotation, dict if isinstance(value, dict) else (list, tuple, Sequence))
+        for key, item in items:
+            for path, text, reads in _marked_in_data(inner, item):
+                yield (key, *path), text, reads
+
+
+def _likeness(model: type[BaseModel], data: Mapping[str, Any]) -> tuple[int, int]:
+    """How well a mapping fits a variant: by its tag (`type: warc`) first, then by the keys they share."""
+    fields = model.model_fields
+    tags = [name for name in data if name in fields and data[name] in get_args(fields[name].annotation)]
+    return len(tags), len(set(fields) & set(data))
+
+
+def _models_in(annotation: Any) -> list[type[BaseModel]]:
+    if get_origin(annotation) is Annotated:
+        return _models_in(get_args(annotation)[0])
+    if get_origin(annotation) in (Union, types.UnionType):
+        return [model for one in get_args(annotation) for model in _models_in(one)]
+    return [annotation] if isinstance(annotation, type) and issubclass(annotation, BaseModel) else []
 
 
 def _marked(annotation: Any, value: Any) -> Iterator[tuple[KeyPath, str, Reads]]:
