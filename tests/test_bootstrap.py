@@ -57,6 +57,8 @@ def make_wheel(folder, name, version, main, metadata=()):
 VERB = """
 import importlib.metadata, os, sys, time
 print(os.getpid(), importlib.metadata.version("torch"), *sys.argv[1:], flush=True)
+if "command" in sys.argv:
+    print(os.environ["GROUNDUP_COMMAND"])
 if "wait" in sys.argv:
     try:
         time.sleep(60)
@@ -149,6 +151,10 @@ def test_the_second_call_installs_nothing(installed: Project) -> None:
     result = installed.run("again")
     assert result.stdout.endswith("again\n") and result.stderr == ""
     assert installed.log == before
+
+
+def test_the_verb_knows_what_it_was_called_by(installed: Project) -> None:
+    assert installed.run("command").stdout.splitlines()[1] == str(installed.folder / "groundup")
 
 
 def test_the_verb_keeps_the_process_so_exit_codes_and_signals_are_its_own(installed: Project) -> None:

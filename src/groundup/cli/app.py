@@ -14,7 +14,8 @@ from typing import Annotated
 import typer
 
 from groundup import __version__
-from groundup.errors import EXIT_FAILED, EXIT_INTERRUPTED, Stopped, UserError
+from groundup.environment import command_name
+from groundup.errors import EXIT_FAILED, Stopped, UserError
 
 EPILOG = (
     "--runs FOLDER or GROUNDUP_HOME choose where runs lie (default ./runs). --debug shows tracebacks. Exit codes: "
@@ -38,7 +39,7 @@ def _complete(context: typer.Context, incomplete: str) -> list[str]:
 
 Overrides = Annotated[
     list[str] | None,
-    typer.Argument(metavar="[KEY=VALUE]...", help="settings to change, YAML values", autocompletion=_complete),
+    typer.Argument(metavar="KEY=VALUE", help="settings to change, YAML values", autocompletion=_complete),
 ]
 RunsFolder = Annotated[Path | None, typer.Option("--runs", help="folder that holds the runs", metavar="FOLDER")]
 AsJson = Annotated[bool, typer.Option("--json", help="one JSON object on stdout")]
@@ -137,7 +138,7 @@ def run(
     words: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[STAGE]... [KEY=VALUE]...",
+            metavar="STAGE|KEY=VALUE",
             help="only these stages and what they need; settings",
             autocompletion=_complete,
         ),
@@ -251,6 +252,7 @@ def chat(
 # ---------------------------------------------------------------- the one place where everything ends
 
 DEBUG = False
+SAME_COMMAND = "  -> run the same command to go on"
 
 
 def main() -> None:
@@ -266,18 +268,19 @@ def _main(arguments: list[str]) -> int:
         app(args=arguments, prog_name="groundup")
         return 0
     except SystemExit as ending:
+        if _was_ctrl_c(ending):
+            print(f"stopped\n{SAME_COMMAND}", file=sys.stderr)
         return _flushed(ending.code if isinstance(ending.code, int) else EXIT_FAILED if ending.code else 0)
     except UserError as error:
         if DEBUG:
             raise
         count = len(error.problems)
-        print(f"{error}\n\n{count} problems" if count > 1 else f"{error}", file=sys.stderr)
+        text = str(error).replace("`groundup ", f"`{command_name()} ")  # a hint must be what this person can type
+        print(f"{text}\n\n{count} problems" if count > 1 else text, file=sys.stderr)
         return error.exit_code
     except Stopped as stopped:
-        print(f"stopped: {stopped}", file=sys.stderr)
+        print(f"stopped: {stopped}\n{SAME_COMMAND}", file=sys.stderr)
         return stopped.exit_code
-    except KeyboardInterrupt:
-        return EXIT_INTERRUPTED
     except BrokenPipeError:  # the reader of our output went away (`| head`): nothing to say, and nobody to say it to
         _drop_output()
         return 0
@@ -287,6 +290,13 @@ def _main(arguments: list[str]) -> int:
         print(f"groundup itself failed: {type(error).__name__}: {error}", file=sys.stderr)
         print("  -> run the command again with --debug to see where", file=sys.stderr)
         return EXIT_FAILED
+
+
+def _was_ctrl_c(error: BaseException | None) -> bool:
+    """Whether a Ctrl-C lies behind this: typer turns it into a wordless exit with code 130."""
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__cause__ or error.__context__
+    return error is not None
 
 
 def _flushed(exit_code: int) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -11,7 +12,7 @@ from typing import Any
 
 from groundup.artifacts import write_atomic, write_json
 from groundup.console import Console, byte_text, duration, rough_duration, table
-from groundup.environment import free_disk_bytes, memory_bytes
+from groundup.environment import command_name, free_disk_bytes, memory_bytes
 from groundup.errors import EXIT_DONE, EXIT_REFUSED, EXIT_USAGE, Problem, UserError
 from groundup.recipe import KINDS, Kind, Recipe, did_you_mean, load_recipe, one_of, shipped_recipes
 from groundup.recipe.errors import first_sentence
@@ -89,7 +90,7 @@ def _say_where(recipe: Recipe, outcome: Outcome) -> None:
     if outcome.report is not None:
         print(f"report  {outcome.report}")
     if any((outcome.folder / stage.name / "model" / "config.json").is_file() for stage in recipe.stages.values()):
-        print(f"chat    groundup chat {outcome.folder}")
+        print(f"chat    {command_name()} chat {shlex.quote(str(outcome.folder))}")
 
 
 # ---------------------------------------------------------------- checking
@@ -113,7 +114,8 @@ def check(
     else:
         _print_preflight(checked, run_folder)
         if not checked.problems:
-            print(f"nothing stands in the way: `groundup run {' '.join([recipe_name, *overrides])}` starts it")
+            start = f"{command_name()} run {shlex.join([recipe_name, *overrides])}"
+            print(f"nothing stands in the way: `{start}` starts it")
     return EXIT_USAGE if checked.problems else EXIT_DONE
 
 
@@ -197,7 +199,7 @@ def init(name: str, output: Path | None, *, force: bool) -> None:
     if target.exists() and not force:
         raise UserError("the file exists already", where=str(target), fix="choose another with -o FILE, or add --force")
     write_atomic(target, shipped[name].read_text(encoding="utf-8"))
-    print(f"wrote {target}\nnext: groundup check {target}")
+    print(f"wrote {target}\nnext: {command_name()} check {shlex.quote(str(target))}")
 
 
 def explain(key: str, *, as_json: bool, kinds: Mapping[str, Kind] = KINDS) -> None:
@@ -258,7 +260,7 @@ def runs(*, home: Path | None, as_json: bool) -> None:
     if as_json:
         print_json([asdict(one) for one in found])
     elif not found:
-        print(f"no runs in {home}/ yet: `groundup demo` makes one", file=sys.stderr)
+        print(f"no runs in {home}/ yet: `{command_name()} demo` makes one", file=sys.stderr)
     else:
         rows = [
             [

@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from groundup.environment import command_name
 from groundup.report.data_view import data_view
 from groundup.report.lineage import lineage_svg
 from groundup.report.plan_view import plan_view
@@ -177,23 +178,23 @@ def commands(data: Mapping[str, Any]) -> list[dict[str, str]]:
     chosen = next((row for row in chat if row["stage"] == candidate), chat[-1] if chat else None)
     home, _, name = folder.rpartition("/")
     elsewhere = "" if home == "runs" and name == data["run"] else f" --runs {shlex.quote(home or '.')}"
-    run = f"groundup run {shlex.quote(f'{folder}/recipe.yaml')}{elsewhere}"
+    run = f"{command_name()} run {shlex.quote(f'{folder}/recipe.yaml')}{elsewhere}"
     rows = []
     if chosen is not None:
         rows.append(
             {
                 "what": f"chat with {chosen['stage']}",
-                "command": f"groundup chat {shlex.quote(folder)}/{chosen['stage']}",
+                "command": f"{command_name()} chat {shlex.quote(folder)}/{chosen['stage']}",
             }
         )
     if data["status"]["word"] in ("failed", "stopped", "cut off"):
         rows.append({"what": "go on where it stopped", "command": run})
-    again = f"groundup run {shlex.quote(f'{folder}/recipe.yaml')} name={shlex.quote(data['run'] + '-again')}"
+    again = f"{command_name()} run {shlex.quote(f'{folder}/recipe.yaml')} name={shlex.quote(data['run'] + '-again')}"
     rows.append({"what": "do it again from nothing, with the same settings and seeds", "command": again})
     rows.append(
-        {"what": "all numbers of this page as JSON", "command": f"groundup report {shlex.quote(folder)} --json"}
+        {"what": "all numbers of this page as JSON", "command": f"{command_name()} report {shlex.quote(folder)} --json"}
     )
-    rows.append({"what": "what was made from what", "command": f"groundup lineage {shlex.quote(folder)}"})
+    rows.append({"what": "what was made from what", "command": f"{command_name()} lineage {shlex.quote(folder)}"})
     return rows
 
 
