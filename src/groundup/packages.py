@@ -35,7 +35,7 @@ class Package:
     file_name: str
     sha256: str
     bytes: int
-    licence: str
+    license: str
     what: str
     tags: tuple[str, ...] = ()
 

@@ -183,8 +183,8 @@ def test_limits_take_whole_documents_by_their_hash(build: Callable[..., Built], 
 def test_mixture_and_licences_are_written_down(build: Callable[..., Built], tmp_path: Path) -> None:
     built = build(
         sources={
-            "big": write_rows(tmp_path / "big.jsonl", [prose(n) for n in range(20)], licence="CC0"),
-            "small": write_rows(tmp_path / "small.jsonl", [prose(n + 100) for n in range(2)]) | {"licence": "MIT"},
+            "big": write_rows(tmp_path / "big.jsonl", [prose(n) for n in range(20)], license="CC0"),
+            "small": write_rows(tmp_path / "small.jsonl", [prose(n + 100) for n in range(2)]) | {"license": "MIT"},
         },
         mixture={"big": 1, "small": 1},
         held_out=None,
@@ -192,9 +192,9 @@ def test_mixture_and_licences_are_written_down(build: Callable[..., Built], tmp_
     mixture = built.json("mixture.json")["sources"]
     assert mixture["small"]["epochs"] == 4
     assert mixture["small"]["capped"]
-    assert {row["licence"] for row in built.rows("documents", "big")} == {"CC0"}
-    assert {row["licence"] for row in built.rows("documents", "small")} == {"MIT"}
-    assert [one["licences"] for one in built.json("sources.json")] == [{"CC0": 20}, {"MIT": 2}]
+    assert {row["license"] for row in built.rows("documents", "big")} == {"CC0"}
+    assert {row["license"] for row in built.rows("documents", "small")} == {"MIT"}
+    assert [one["licenses"] for one in built.json("sources.json")] == [{"CC0": 20}, {"MIT": 2}]
     assert [one["status"] for one in built.json("sources.json")] == ["used", "used"]
 
 
@@ -417,6 +417,7 @@ def test_a_run_leaves_no_work_folder_behind(build: Callable[..., Built], tmp_pat
     assert sorted(path.name for path in built.folder.iterdir()) == [
         "documents",
         "dropped",
+        "exams.json",
         "funnel.json",
         "held_out",
         "mixture.json",

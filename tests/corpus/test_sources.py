@@ -28,6 +28,7 @@ from groundup.corpus.sources.python_docs import clean_readme
 from groundup.corpus.sources.warc import decode_page, decompress, unchunk
 from groundup.corpus.sources.wikipedia import prose_of
 from groundup.errors import UserError
+from groundup.recipe import load_recipe
 
 
 def reasons(drops: list) -> dict[str, int]:
@@ -306,7 +307,7 @@ def test_the_documentation_on_this_machine_is_prose_with_licences(read) -> None:
     ids = [one.id for one in documents]
     assert "pydoc:assert" in ids
     assert any(id.startswith("description:") for id in ids)
-    assert all("PSF" in one.licence or "MIT" in one.licence for one in documents)
+    assert all("PSF" in one.license or "MIT" in one.license for one in documents)
     topics = [id for id in ids if id.startswith("pydoc:")]
     assert topics == sorted(topics)
 
@@ -324,7 +325,7 @@ def test_code_is_filtered_by_licence_name_and_head(read) -> None:
     files, drops, _ = read(source)
     assert sum(one.bytes for one in files) <= 310_000
     assert files
-    assert all(one.licence == "PSF" and one.id.startswith("python/") for one in files)
+    assert all(one.license == "PSF" and one.id.startswith("python/") for one in files)
     found = reasons(drops)
     assert found["beyond max_bytes"] > 100
     assert found["test file"] > 10
@@ -333,7 +334,7 @@ def test_code_is_filtered_by_licence_name_and_head(read) -> None:
 
 
 @pytest.mark.parametrize(
-    ("id", "licence", "reason"),
+    ("id", "license", "reason"),
     [
         ("x/x/_vendor/y.py", "MIT", "vendored copy"),
         ("x/x/tests/y.py", "MIT", "test file"),
@@ -345,8 +346,8 @@ def test_code_is_filtered_by_licence_name_and_head(read) -> None:
         ("test/x/contest.py", "MIT", ""),
     ],
 )
-def test_why_a_code_file_is_not_used(id: str, licence: str, reason: str) -> None:
-    assert reason_to_drop(CodeFile(id, Path(id), licence, 10), ["MIT", "BSD"]) == reason
+def test_why_a_code_file_is_not_used(id: str, license: str, reason: str) -> None:
+    assert reason_to_drop(CodeFile(id, Path(id), license, 10), ["MIT", "BSD"]) == reason
 
 
 def test_generated_files_say_so_in_their_head() -> None:
@@ -394,10 +395,10 @@ def test_a_folder_of_ones_own_text(read, tmp_path: Path) -> None:
 
 
 def test_rows_that_hold_no_text_are_named_by_file_and_row(read, tmp_path: Path) -> None:
-    rows = ['{"text": "good", "licence": "MIT", "url": "u"}', "{broken", '{"body": "x"}', "[1]", "", '{"text": " "}']
+    rows = ['{"text": "good", "license": "MIT", "url": "u"}', "{broken", '{"body": "x"}', "[1]", "", '{"text": " "}']
     (tmp_path / "a.jsonl").write_text("\n".join(rows))
     documents, drops, _ = read(JsonlSource(type="jsonl", path=str(tmp_path / "a.jsonl")))
-    assert [(one.id, one.text, one.licence, one.url) for one in documents] == [("a.jsonl:1", "good", "MIT", "u")]
+    assert [(one.id, one.text, one.license, one.url) for one in documents] == [("a.jsonl:1", "good", "MIT", "u")]
     assert [(one.id, one.reason) for one in drops] == [
         ("a.jsonl:2", "row is not JSON"),
         ("a.jsonl:3", "row has no text in 'text'"),
@@ -413,7 +414,7 @@ def test_gz_rows_of_real_corpora_are_read(read, shared_data: Path) -> None:
         type="jsonl",
         path=str(shared_data / "code/stack-sample.jsonl.gz"),
         text_field="content",
-        licence_field="license",
+        license_field="license",
         code=True,
     )
     documents, _, _ = read(code)
@@ -445,3 +446,10 @@ def test_ids_do_not_depend_on_where_the_data_lies(read, tmp_path: Path) -> None:
         (tmp_path / place / "a.jsonl").write_text(json.dumps({"text": "x"}))
     ids = [read(JsonlSource(type="jsonl", path=str(tmp_path / place)))[0][0].id for place in ("here", "there/deeper")]
     assert ids == ["a.jsonl:1", "a.jsonl:1"]
+
+
+def test_the_british_spelling_of_a_key_is_answered_with_ours(tmp_path: Path) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text("stages:\n  c: {stage: corpus, sources: {a: {type: books, path: x, licence: MIT}}}\n")
+    with pytest.raises(UserError, match=r"unknown key 'sources\.a\.licence': here it is called 'license'"):
+        load_recipe(path)

@@ -158,7 +158,7 @@ def test_boilerplate_lines_go_and_the_page_stays() -> None:
 
 
 def document(text: str, media: str = "prose", **fields: str) -> Document:
-    return Document(id="d", url="u", licence="MIT", text=text, media=media, **fields)  # type: ignore[arg-type]
+    return Document(id="d", url="u", license="MIT", text=text, media=media, **fields)  # type: ignore[arg-type]
 
 
 def test_cascade_and_best_agree_on_what_is_kept() -> None:

@@ -348,7 +348,7 @@ def _corpus(folder: Path, unreachable: bool) -> None:
             "bytes": one.bytes,
             "notes": {"pages": 7},
             "path": f"package:{name}",
-            "package": {"name": name, "version": "1.2.3", "sha256": _hash(name), "licence": "PSF-2.0"},
+            "package": {"name": name, "version": "1.2.3", "sha256": _hash(name), "license": "PSF-2.0"},
         }
         for name, one in kept.items()
     ]

@@ -343,7 +343,7 @@ def _held_out_clusters(work: Work, settings: CorpusSettings) -> set[str]:
 
 def _source_record(one: Collected, settings: CorpusSettings, work: Work, kept: dict[str, Count]) -> dict[str, Any]:
     source = settings.sources[one.name]
-    licences = Counter(entry.document.licence for entry in work.entries if entry.source == one.name)
+    licenses = Counter(entry.document.license for entry in work.entries if entry.source == one.name)
     record: dict[str, Any] = {
         "name": one.name,
         "type": source.type,
@@ -351,7 +351,7 @@ def _source_record(one: Collected, settings: CorpusSettings, work: Work, kept: d
         "reason": one.unreachable,
         "documents": kept[one.name].documents,
         "bytes": kept[one.name].bytes,
-        "licences": dict(sorted(licences.items())),
+        "licenses": dict(sorted(licenses.items())),
         "notes": one.notes,
     }
     if isinstance(source, PathSource):
@@ -362,6 +362,6 @@ def _source_record(one: Collected, settings: CorpusSettings, work: Work, kept: d
                 "name": package.name,
                 "version": package.version,
                 "sha256": package.sha256,
-                "licence": package.licence,
+                "license": package.license,
             }
     return record

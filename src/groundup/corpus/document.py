@@ -20,7 +20,7 @@ class Document:
 
     id: str  # stable over runs and machines: the origin's own name, never a counter over what was kept
     url: str
-    licence: str
+    license: str
     text: str
     media: Media
     language: str = ""  # ISO 639-1 where known

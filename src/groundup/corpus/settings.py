@@ -21,7 +21,7 @@ class SourceSettings(Settings):
 
     max_bytes: PositiveInt | None = None
     """Take at most this many bytes; which documents is decided by a hash of their ids, not by their order."""
-    licence: str | None = None
+    license: str | None = None
     """The licence to write beside each document where the source itself does not say."""
 
 
@@ -90,7 +90,7 @@ class JsonlSource(PathSource):
     """The field that holds the text."""
     url_field: str = "url"
     """The field that holds the address or any other origin; may be absent."""
-    licence_field: str = "licence"
+    license_field: str = "license"
     """The field that holds a row's licence; may be absent."""
     code: bool = False
     """The rows are source code: the rules for code apply, not those for prose."""

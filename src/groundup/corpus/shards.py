@@ -14,9 +14,9 @@ import pyarrow.parquet as pq
 from groundup.artifacts import disk_error, sync_folder
 from groundup.corpus.document import Document, Drop
 
-DOCUMENTS = pa.schema([(name, pa.string()) for name in ("id", "source", "url", "licence", "text")])
+DOCUMENTS = pa.schema([(name, pa.string()) for name in ("id", "source", "url", "license", "text")])
 DROPPED = pa.schema([("id", pa.string()), ("reason", pa.string()), ("step", pa.string()), ("excerpt", pa.string())])
-CLEANED = pa.schema([(name, pa.string()) for name in ("id", "url", "licence", "text", "media", "language")])
+CLEANED = pa.schema([(name, pa.string()) for name in ("id", "url", "license", "text", "media", "language")])
 
 GROUP_BYTES = 16_000_000  # a row group: what a writer holds in memory
 SHARD_BYTES = 256_000_000  # text in one file
@@ -112,7 +112,7 @@ def write_documents(folder: Path, source: str, documents: Sequence[Document]) ->
 def write_document_file(path: Path, source: str, documents: Iterable[Document]) -> None:
     with ShardWriter(path, DOCUMENTS) as writer:
         for document in documents:
-            row = {"id": document.id, "source": source, "url": document.url, "licence": document.licence}
+            row = {"id": document.id, "source": source, "url": document.url, "license": document.license}
             writer.write(row | {"text": document.text})
 
 

@@ -46,7 +46,8 @@ OTHER_SPELLINGS = {
     "n_head": "num_attention_heads", "n_embd": "hidden_size", "d_model": "hidden_size", "dim": "hidden_size",
     "n_layers": "num_hidden_layers", "n_heads": "num_attention_heads", "n_kv_heads": "num_key_value_heads",
     "vocabulary_size": "vocab_size", "max_new_token": "max_new_tokens", "max_tokens": "max_new_tokens",
-    "eval_tasks": "tasks", "license": "licenses",
+    "eval_tasks": "tasks", "license": "licenses", "licences": "licenses", "licence": "license",
+    "licence_field": "license_field",
 }  # fmt: skip
 
 # Keys that need a sentence rather than a name

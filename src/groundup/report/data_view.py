@@ -40,7 +40,7 @@ def source_rows(sources: Any) -> list[dict[str, Any]]:
                 "status": status,
                 "is_used": status == "used",
                 "why": str(row.get("reason") or ""),
-                "licence": str(row.get("licence") or package.get("licence") or "kept for each document"),
+                "license": str(row.get("license") or package.get("license") or "kept for each document"),
                 "where": str(row.get("path") or "this machine"),
                 "version": f"{package['name']} {package['version']}" if package else "",
                 "sha256": str(package.get("sha256") or "")[:12],

@@ -53,9 +53,9 @@ def read(source: BooksSource, inputs: Iterable[Input], notes: Counter[str]) -> I
             yield Drop(file.name, "read", "empty file", file.where)
             continue
         parts = split_book(body, source.part_chars)
-        licence = source.licence or file.licence or "unknown"
+        license = source.license or file.license or "unknown"
         for place, part in enumerate(parts, 1):
-            yield Document(f"{file.name}#{place}", file.name, licence, part, "prose")
+            yield Document(f"{file.name}#{place}", file.name, license, part, "prose")
 
 
 def _other_spelling(name: PurePosixPath, names: set[str]) -> str:

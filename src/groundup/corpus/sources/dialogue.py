@@ -39,8 +39,8 @@ def read(source: DialogueSource, inputs: Iterable[Input], notes: Counter[str]) -
                 yield Drop(id, "read", "conversation with fewer than two turns", " ".join(turns))
                 continue
             lines = [f"{SPEAKERS[turn % 2]}: {text.strip()}" for turn, text in enumerate(turns)]
-            licence = source.licence or file.licence or "unknown"
-            yield Document(id, file.name, licence, "\n".join(lines), "dialogue", _CODES.get(name.parent.name, ""))
+            license = source.license or file.license or "unknown"
+            yield Document(id, file.name, license, "\n".join(lines), "dialogue", _CODES.get(name.parent.name, ""))
 
 
 def conversations_of(text: str) -> list[list[str]]:

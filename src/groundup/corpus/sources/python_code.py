@@ -46,7 +46,7 @@ _DATA_MODULES = {"python/pydoc_data/topics.py"}
 class CodeFile:
     id: str  # distribution/path
     path: Path
-    licence: str
+    license: str
     bytes: int
 
 
@@ -66,16 +66,16 @@ def read(source: PythonCodeSource) -> Iterator[Document | Drop]:
         except OSError as error:
             yield Drop(file.id, "read", "unreadable file", str(error), file.bytes)
             continue
-        licence = licence_of_file(text, file.licence)
-        if not is_permitted(licence, source.licenses):
-            yield Drop(file.id, "read", f"licence: {licence}", text[:200], file.bytes)
+        license = licence_of_file(text, file.license)
+        if not is_permitted(license, source.licenses):
+            yield Drop(file.id, "read", f"licence: {license}", text[:200], file.bytes)
         elif is_generated(text):
             yield Drop(file.id, "read", "generated file", text[:200], file.bytes)
         elif not text.strip():
             yield Drop(file.id, "read", "empty file", file.id, file.bytes)
         else:
             taken += file.bytes
-            yield Document(file.id, file.id, licence, text, "code")
+            yield Document(file.id, file.id, license, text, "code")
 
 
 def list_files(distributions: Sequence[str] | None) -> Iterator[CodeFile]:
@@ -91,11 +91,11 @@ def list_files(distributions: Sequence[str] | None) -> Iterator[CodeFile]:
         name = distribution_name(distribution)
         if wanted is not None and name not in wanted:
             continue
-        licence = licence_of_distribution(distribution)
+        license = licence_of_distribution(distribution)
         for file in sorted(distribution.files or [], key=str):
             path = Path(str(distribution.locate_file(file)))
             if file.suffix == ".py" and ".." not in file.parts and path.is_file():
-                yield CodeFile(f"{name}/{PurePosixPath(file)}", path, licence, path.stat().st_size)
+                yield CodeFile(f"{name}/{PurePosixPath(file)}", path, license, path.stat().st_size)
 
 
 def reason_to_drop(file: CodeFile, licenses: Sequence[str]) -> str:
@@ -113,7 +113,7 @@ def reason_to_drop(file: CodeFile, licenses: Sequence[str]) -> str:
     if file.bytes == 0:
         return "empty file"
     # A file's own header may be stricter than its distribution's licence, never looser: it is looked at later.
-    return "" if is_permitted(file.licence, licenses) else f"licence: {file.licence}"
+    return "" if is_permitted(file.license, licenses) else f"licence: {file.license}"
 
 
 def is_generated(text: str) -> bool:

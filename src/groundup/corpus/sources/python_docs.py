@@ -27,14 +27,14 @@ def read(source: PythonDocsSource) -> Iterator[Document | Drop]:
     for distribution in installed():
         name = distribution_name(distribution)
         description = _description(distribution)
-        licence = licence_of_distribution(distribution)
+        license = licence_of_distribution(distribution)
         id = f"description:{name}"
         if not description.strip():
             yield Drop(id, "read", "no description", name)
-        elif not is_permitted(licence, source.licenses):
-            yield Drop(id, "read", f"licence: {licence}", description[:200], len(description.encode()))
+        elif not is_permitted(license, source.licenses):
+            yield Drop(id, "read", f"licence: {license}", description[:200], len(description.encode()))
         else:
-            yield Document(id, f"https://pypi.org/project/{name}/", licence, clean_readme(description), "docs")
+            yield Document(id, f"https://pypi.org/project/{name}/", license, clean_readme(description), "docs")
 
 
 def installed() -> list[Distribution]:

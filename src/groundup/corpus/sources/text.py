@@ -36,8 +36,8 @@ def read_texts(source: TextSource, inputs: Iterable[Input], notes: Counter[str])
         else:
             is_html = suffix in _HTML
             text = decode_page(data, None) if is_html else decode(data)
-            licence = source.licence or file.licence or "unknown"
-            yield Document(file.name, file.where, licence, text, "html" if is_html else "prose")
+            license = source.license or file.license or "unknown"
+            yield Document(file.name, file.where, license, text, "html" if is_html else "prose")
 
 
 def read_rows(source: JsonlSource, inputs: Iterable[Input], notes: Counter[str]) -> Iterator[Document | Drop]:
@@ -69,6 +69,6 @@ def _row(line: bytes, id: str, source: JsonlSource, file: Input) -> Document | D
     if not isinstance(text, str) or not text.strip():
         found = f"fields: {', '.join(row)}" if isinstance(row, dict) else f"a JSON {type(row).__name__}"
         return Drop(id, "read", f"row has no text in {source.text_field!r}", found, len(line))
-    licence = str(row.get(source.licence_field) or source.licence or file.licence or "unknown")
+    license = str(row.get(source.license_field) or source.license or file.license or "unknown")
     media = "code" if source.code else "prose"
-    return Document(id, str(row.get(source.url_field) or ""), licence, text, media)  # type: ignore[arg-type]
+    return Document(id, str(row.get(source.url_field) or ""), license, text, media)  # type: ignore[arg-type]

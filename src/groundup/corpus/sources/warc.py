@@ -53,7 +53,7 @@ def _document(
 ) -> Iterator[Document | Drop]:
     kind = record.record_type
     url = (record.headers.get("WARC-Target-URI") or "").strip("<> ")
-    licence = source.licence or file.licence or "unknown"
+    license = source.license or file.license or "unknown"
     if kind == WarcRecordType.revisit:
         yield Drop(id, "read", "revisit: the same payload was captured before", url)
         return
@@ -76,9 +76,9 @@ def _document(
             content_type, charset = record.headers.get("Content-Type") or "", None
         mime = content_type.split(";")[0].strip().lower()
         if kind == WarcRecordType.conversion and mime == "text/plain":
-            yield Document(id, url, licence, bytes_to_str(_payload(record), "utf-8"), "prose")
+            yield Document(id, url, license, bytes_to_str(_payload(record), "utf-8"), "prose")
         elif mime in HTML_TYPES:
-            yield Document(id, url, licence, decode_page(_payload(record), charset), "html")
+            yield Document(id, url, license, decode_page(_payload(record), charset), "html")
         else:
             yield Drop(id, "read", "not HTML", f"{url} is {mime or 'of no stated type'}", record.content_length)
     except _Damaged as error:

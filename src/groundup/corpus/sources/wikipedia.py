@@ -85,10 +85,10 @@ def _page(
     if not text.strip():
         return Drop(id, "read", "empty page", title)
     url = f"{base}/{quote(title.replace(' ', '_'))}" if base else ""
-    licence = source.licence or file.licence or LICENCE
+    license = source.license or file.license or LICENCE
     # The extraction step runs in another process and sees the document only: the namespace names travel in front.
     content = f"{_NAMESPACES_MARK}{'|'.join(sorted(dropped))}\x00{title}\x00{text}"
-    return Document(id, url, licence, content, "wikitext")
+    return Document(id, url, license, content, "wikitext")
 
 
 # ---------------------------------------------------------------- wikitext -> prose (runs in the workers)
