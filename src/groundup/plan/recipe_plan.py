@@ -16,6 +16,7 @@ from groundup.model.config import ModelConfig, model_config
 from groundup.packages import PINNED, PREFIX
 from groundup.plan.estimate import BYTES_PER_TOKEN, DEFAULTS, Estimate, Facts, estimate_stage, total
 from groundup.plan.probe import Machine, machine
+from groundup.runs import cache_folder
 
 UNPACKED = {".gz": 4.0, ".bz2": 4.0, ".xz": 5.0, ".zst": 4.0, ".zip": 4.0, ".whl": 3.0, ".parquet": 3.0}
 PACKAGE_SHARE = 0.25  # of a package's bytes that a recipe reads
@@ -47,9 +48,9 @@ def plan_run(
 
     `recipe.stages` maps names to stages (with `.kind.name` and `.settings`) in an order in which they can run.
     `context_facts[name]` is what the stage's own check found (`CheckReport.facts`); what it knows wins over what is
-    assumed here. `cache` keeps the machine's measured rates.
+    assumed here. `cache` keeps the machine's measured rates; without it, the one that all runs share.
     """
-    found = on if on is not None else machine(cache or Path.home() / ".cache" / "groundup", measure=measure)
+    found = on if on is not None else machine(cache or cache_folder(), measure=measure)
     known: dict[str, HandedOver] = {}
     estimates: dict[str, Estimate] = {}
     for name, stage in recipe.stages.items():
