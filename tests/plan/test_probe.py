@@ -22,14 +22,45 @@ def test_a_measurement_is_kept_and_not_repeated(
     assert calls == [1]
 
 
-def test_a_measurement_on_a_busy_machine_is_used_but_not_kept(
-    tmp_path: Path, machine: Machine, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from dataclasses import replace
+@pytest.fixture(autouse=True)
+def load(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
+    """The machine's load, as the probe sees it: quiet unless a test says otherwise."""
+    now = {"load": 0.0}
+    monkeypatch.setattr("os.getloadavg", lambda: (now["load"], 0.0, 0.0))
+    return now
 
-    monkeypatch.setattr(probe, "measured_machine", lambda: replace(machine, note="measured while busy"))
-    assert probe.machine(tmp_path).note == "measured while busy"
-    assert list(tmp_path.rglob("*.json")) == []
+
+def test_on_a_busy_machine_the_kept_measurement_is_used_and_that_is_said(
+    tmp_path: Path, machine: Machine, monkeypatch: pytest.MonkeyPatch, load: dict[str, float]
+) -> None:
+    calls = []
+    monkeypatch.setattr(probe, "measured_machine", lambda: calls.append(1) or machine)
+    probe.machine(tmp_path)
+    load["load"] = 99.0
+    found = probe.machine(tmp_path)
+    assert found.note.startswith("this machine is busy (load 99.0 on ") and found.training == machine.training
+    load["load"] = 0.0
+    assert probe.machine(tmp_path).note == "" and calls == [1]
+
+
+def test_a_measurement_made_while_busy_is_kept_until_the_machine_is_quiet(
+    tmp_path: Path, machine: Machine, monkeypatch: pytest.MonkeyPatch, load: dict[str, float]
+) -> None:
+    calls = []
+    monkeypatch.setattr(probe, "measured_machine", lambda: calls.append(1) or machine)
+    load["load"] = 99.0
+    assert "busy" in probe.machine(tmp_path).note and "busy" in probe.machine(tmp_path).note
+    assert calls == [1]
+    load["load"] = 0.0
+    assert probe.machine(tmp_path).note == "" and probe.machine(tmp_path).note == ""
+    assert calls == [1, 1]
+
+
+def test_the_whole_probe_measures_for_at_most_two_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
+    rounds = []
+    monkeypatch.setattr(probe, "best_seconds", lambda _: rounds.append(1) or 0.01)
+    probe.measure_rates()
+    assert len(rounds) * probe.SECONDS_PER_ROUND <= 2.0
 
 
 def test_another_torch_is_measured_anew(tmp_path: Path, machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -67,7 +67,8 @@ def run(
         for line in checked.warnings:
             console.warn(line)
         if checked.total("seconds") >= 1:
-            console.info(f"estimated: {_time_range(checked)}, {byte_text(checked.total('disk_bytes'))} of disk")
+            note = f"; {said}" if (said := _machine_note(checked)) else ""
+            console.info(f"estimated: {_time_range(checked)}, {byte_text(checked.total('disk_bytes'))} of disk{note}")
 
     outcome = run_recipe(
         recipe, home=home, only=only, fresh=fresh, console=console, report=report, before=before, debug=debug
@@ -140,6 +141,8 @@ def _print_preflight(checked: Preflight, run_folder: Path) -> None:
         f"\nto do: {_time_range(checked)} (80 % interval). free: {byte_text(free_disk_bytes(run_folder))} of disk; "
         f"memory: {byte_text(memory_bytes())}"
     )
+    if note := _machine_note(checked):
+        print(note)
     for row in checked.stages:
         rest = [
             f"{key.replace('_', ' ')} {_short(value)}"
@@ -152,6 +155,11 @@ def _print_preflight(checked: Preflight, run_folder: Path) -> None:
         print(f"warning: {line}", file=sys.stderr)
     if checked.problems:
         print("\n".join(map(str, checked.problems)), file=sys.stderr)
+
+
+def _machine_note(checked: Preflight) -> str:
+    """That the machine is busy, or that its speed is assumed; nothing where all is as measured."""
+    return str((checked.plan.get("machine") or {}).get("note") or "")
 
 
 def _about(seconds: float | None) -> str:

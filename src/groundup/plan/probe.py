@@ -1,4 +1,4 @@
-"""How fast this machine trains and generates: measured once in about two seconds, kept in the cache, labelled.
+"""How fast this machine trains and generates: measured once in two to three seconds, kept in the cache, labelled.
 
 Matrix products alone promise far too much: on a processor with AMX a product in bfloat16 is nearly free, and a small
 model spends its time on norms, softmax and moving memory. So the probe runs one decoder layer, forward and backward, at
@@ -12,7 +12,7 @@ import math
 import os
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,10 +22,10 @@ from groundup.environment import cores, installed_version, memory_bytes, process
 if TYPE_CHECKING:
     import torch
 
-PROBE_VERSION = 2
-SECONDS_PER_ROUND = 0.25
+PROBE_VERSION = 3
+SECONDS_PER_ROUND = 0.12
 NARROW, WIDE = 256, 1024  # widths of the measured layers
-TOKENS = {NARROW: 2048, WIDE: 512}  # in rows of SEQUENCE
+TOKENS = {NARROW: 1024, WIDE: 256}  # in rows of SEQUENCE
 SEQUENCE = 256
 ROWS = 128  # rows of the larger decoding batch
 # assumed where torch is absent: two AVX2 cores
@@ -75,24 +75,30 @@ class Machine:
 def machine(cache: Path, *, measure: bool = True) -> Machine:
     """This machine. A measurement is kept in `cache/plan/` for this processor, core count and torch version.
 
-    With `measure=False`, or where torch is not installed, and nothing was kept, rates are assumed. A measurement on
-    a busy machine is used but not kept.
+    With `measure=False`, or where torch is not installed, and nothing was kept, rates are assumed. One made while the
+    machine was busy is kept too, until a call finds the machine quiet. `note` says if the machine is busy now.
     """
+    busy = busy_note()
     key = fingerprint_of([PROBE_VERSION, core_count(), processor_name(), torch_version()])[:16]
     path = cache / "plan" / f"machine-{key}.json"
     kept = _read(path)
-    if kept is not None:
-        return kept
+    if kept is not None and (busy or not kept.note or not measure):
+        return replace(kept, note=busy)
     if not measure or torch_version() == "absent":
         return assumed_machine()
-    found = measured_machine()
-    if not found.note:
-        write_json(path, asdict(found))
+    found = replace(measured_machine(), note=busy)
+    write_json(path, asdict(found))
     return found
 
 
+def busy_note() -> str:
+    """A few words where other work takes the cores now, else nothing."""
+    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
+    is_busy = load > 0.7 * core_count()
+    return f"this machine is busy (load {load:.1f} on {core_count()} cores): it may take longer" if is_busy else ""
+
+
 def measured_machine() -> Machine:
-    busy = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
     return Machine(
         **measure_rates(),
         has_fast_bf16=_has_bf16_units(),
@@ -101,7 +107,7 @@ def measured_machine() -> Machine:
         processor=processor_name(),
         torch=torch_version(),
         source="measured",
-        note=f"measured while busy (load {busy:.1f} on {core_count()} cores)" if busy > 0.7 * core_count() else "",
+        note="",
     )
 
 
