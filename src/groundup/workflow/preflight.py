@@ -6,23 +6,19 @@ would read may not have been built yet; it says what it can.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from groundup.artifacts import StageContext, read_json
-from groundup.console import Console, byte_text
+from groundup.artifacts import read_json
+from groundup.console import byte_text
 from groundup.environment import free_disk_bytes, memory_bytes
 from groundup.errors import Problem, UserError
-from groundup.recipe import CheckReport, Recipe, Stage
-from groundup.recipe.references import marked_values
-from groundup.runs import WORK
-from groundup.stopping import StopRequest
+from groundup.recipe import Recipe, Stage
 from groundup.workflow.freshness import fresh_artifact, input_fingerprints, stage_fingerprint
-from groundup.workflow.run import input_folders
+from groundup.workflow.stage_check import check_stage, each_once, placed
 
-MODEL_KINDS = {"pretrain", "sft", "dpo", "ppo", "reward"}  # what these stages leave holds a model folder
 Planner = Callable[[Recipe, Mapping[str, Mapping[str, Any]], Path], dict[str, Any]]
 
 
@@ -88,7 +84,7 @@ def preflight(
     """Check every stage (or `only` those named and what they need) and the machine. Runs no stage."""
     stages = recipe.with_needs(only)
     done = done_stages(stages, run_folder)
-    reports = {stage.name: _check_stage(stage, run_folder, cache) for stage in stages if stage.name not in done}
+    reports = {stage.name: check_stage(stage, run_folder, cache) for stage in stages if stage.name not in done}
     facts = {name: report.facts for name, report in reports.items()}
     plan = planner(recipe, facts, cache)
     planned = dict(plan.get("stages") or {})
@@ -96,6 +92,12 @@ def preflight(
     for name in done & set(before):  # what was foretold of a stage that is done stays as it was foretold
         planned[name] = before[name]
     plan = {**plan, "stages": planned}
+    told = [
+        (stage, problem, placed(problem, stage, recipe.file))
+        for stage in stages
+        if stage.name in reports
+        for problem in reports[stage.name].problems
+    ]
     rows = [
         StageCheck(
             stage.name,
@@ -103,11 +105,11 @@ def preflight(
             stage.name in done,
             dict(facts.get(stage.name) or {}),
             dict(planned.get(stage.name) or {}),
-            reports[stage.name].problems if stage.name in reports else [],
+            [problem for of, _, problem in told if of is stage],
         )
         for stage in stages
     ]
-    found = Preflight(rows, plan, [problem for row in rows for problem in row.problems])
+    found = Preflight(rows, plan, each_once(told))
     _check_machine(found, run_folder)
     return found
 
@@ -143,41 +145,3 @@ def done_stages(stages: Sequence[Stage], run_folder: Path) -> set[str]:
             if (artifact := fresh_artifact(run_folder / stage.name, fingerprint)) is not None:
                 outputs[stage.name] = artifact.output_fingerprint
     return set(outputs)
-
-
-def _check_stage(stage: Stage, run_folder: Path, cache: Path) -> CheckReport:
-    report = _own_check(stage, run_folder, cache)
-    told = {problem.where for problem in report.problems}
-    return replace(report, problems=report.problems + [one for one in _no_models(stage) if one.where not in told])
-
-
-def _no_models(stage: Stage) -> Iterator[Problem]:
-    """Folders that are named as models and hold none; what a stage of this recipe will make is not looked at."""
-    paths = {one.key: one.path for one in stage.references if one.path is not None}
-    for place, value, reads in marked_values(stage.settings):
-        folder = paths.get(".".join(map(str, place)))
-        if folder is None or not set(reads.kinds) & MODEL_KINDS:
-            continue
-        if not any((folder / one).is_file() for one in ("config.json", "model/config.json")):
-            fix = "name a folder with config.json and model.safetensors, as transformers' save_pretrained writes it"
-            yield Problem("this is not a model folder: it has no config.json", value, fix)
-
-
-def _own_check(stage: Stage, run_folder: Path, cache: Path) -> CheckReport:
-    check = stage.kind.check_function()
-    if check is None:
-        return CheckReport()
-    context = StageContext(
-        name=stage.name,
-        folder=run_folder / WORK / stage.name,
-        inputs=input_folders(stage, run_folder),
-        seed=stage.seed,
-        cache=cache,
-        console=Console(quiet=True),
-        stop=StopRequest(),
-        run_folder=run_folder,
-    )
-    try:
-        return check(stage.settings, context)
-    except UserError as error:
-        return CheckReport({}, error.problems)
