@@ -86,6 +86,12 @@ def test_dialogues_whole_or_in_pairs() -> None:
     ]
 
 
+def test_a_dialogue_file_is_parsed_once_and_gives_the_same_rows_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    first = dialogue_rows(YAML, "ai.yml", multi_turn=True)
+    monkeypatch.setattr("ruamel.yaml.YAML.load", lambda *_: pytest.fail("parsed again"))
+    assert dialogue_rows(YAML, "ai.yml", multi_turn=True) == first
+
+
 def test_package_of_dialogues(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The real archive reader on a wheel-shaped file; only the download is replaced."""
     wheel = tmp_path / "corpus.whl"

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
-from typing import Generic
+from typing import Any, Generic
 
 from groundup.artifacts import StageContext
 from groundup.chat.formats import (
@@ -208,16 +209,21 @@ def _package_rows(dataset: Dataset, context: StageContext) -> tuple[list[Row], l
     return rows, bad
 
 
+@lru_cache(maxsize=64)  # check, training and its held-out rows read the same package; it is parsed once a process
+def _parsed(text: str) -> Any:
+    from ruamel.yaml import YAML
+
+    return YAML(typ="safe").load(text)
+
+
 def dialogue_rows(text: str, name: str, multi_turn: bool) -> tuple[list[Row], list[BadRow]]:
     """One YAML file of `conversations` (lists of lines, the person first) as rows of messages.
 
     A last line of the person's that nobody answers is left out. `multi_turn` False: each line with its answer alone.
     """
-    from ruamel.yaml import YAML
-
     rows: list[Row] = []
     bad: list[BadRow] = []
-    for number, lines in enumerate(YAML(typ="safe").load(text)["conversations"], start=1):
+    for number, lines in enumerate(_parsed(text)["conversations"], start=1):
         where = f"{name}:{number}"
         if not isinstance(lines, list) or len(lines) < 2 or not all(str(line).strip() for line in lines):
             bad.append(BadRow("not a dialogue", Problem("expected a list of at least two lines", where)))
