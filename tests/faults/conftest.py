@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -57,56 +58,62 @@ def tokens(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Attempts:
-    """Starts attempts in `run/base` one after the other, and ends them."""
+    """Runs attempts one after the other, each in a process that may die of it; starts a server where there is none."""
 
-    def __init__(self, server: subprocess.Popen[str], tokens: Path) -> None:
-        self.server, self.tokens = server, tokens
+    def __init__(self, tokens: Path) -> None:
+        self.tokens = tokens
+        self.cpu_seconds = 0.0  # of the last attempt
+        self._server: subprocess.Popen[str] | None = None
+        self._ids = itertools.count(1)
 
-    def start(
-        self, run: Path, file_limit: int | None = None, said: Path | None = None, die: Any = None, **settings: Any
+    def run(
+        self,
+        run: Path,
+        *,
+        signal_at: tuple[str, int, int] | None = None,
+        cpu_seconds: float | None = None,
+        file_limit: int | None = None,
+        **settings: Any,
     ) -> int:
+        """Train in `run/base` until the end, or until what disturbs it (serve_attempts.py) has ended it.
+
+        Returns the exit code; the signal, negative, where one ended it.
+        """
         order = {
+            "id": next(self._ids),
             "run": str(run),
             "tokens": str(self.tokens),
-            "said": str(said or run.parent / f"{run.name}.txt"),
+            "said": str(run.parent / f"{run.name}.txt"),
             "settings": {**SETTINGS, **settings},
+            "signal_at": signal_at,
+            "cpu_seconds": cpu_seconds,
             "file_limit": file_limit,
-            "die": die,
         }
-        assert self.server.stdin is not None
-        print(json.dumps(order), file=self.server.stdin, flush=True)
-        return int(self._answer("pid"))
+        server = self._running_server()
+        assert server.stdin is not None
+        assert server.stdout is not None
+        print(json.dumps(order), file=server.stdin, flush=True)
+        for line in server.stdout:
+            answer = json.loads(line)
+            if answer["id"] == order["id"]:  # any other belongs to a test that was broken off while it waited
+                self.cpu_seconds = answer["cpu_seconds"]
+                return int(answer["exit"])
+        raise AssertionError(f"the server of attempts ended with {server.wait()}")
 
-    def wait(self) -> int:
-        """The exit code of the attempt that was started last; the signal, negative, where one ended it."""
-        return int(self._answer("exit"))
+    def _running_server(self) -> subprocess.Popen[str]:
+        if self._server is None or self._server.poll() is not None:
+            self.close()
+            environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+            command = [sys.executable, str(Path(__file__).with_name("serve_attempts.py"))]
+            self._server = subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+            )
+        return self._server
 
-    def run(self, run: Path, **settings: Any) -> int:
-        self.start(run, **settings)
-        return self.wait()
-
-    def kill_when(self, run: Path, moment: Callable[[], bool], number: int, **settings: Any) -> int:
-        """Start, wait for the moment (or the end), send the signal, and return the exit code."""
-        pid = self.start(run, **settings)
-        deadline = time.monotonic() + 60
-        while not moment() and time.monotonic() < deadline and not _has_ended(pid):
-            time.sleep(0.0002)
-        os.kill(pid, number)  # a child that ended is still there until the server reaps it, or the signal is lost
-        return self.wait()
-
-    def _answer(self, word: str) -> str:
-        assert self.server.stdout is not None
-        line = self.server.stdout.readline().split()
-        assert line, "the server of attempts ended"
-        assert line[0] == word
-        return line[1]
-
-
-def _has_ended(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
-    except OSError:
-        return True
+    def close(self) -> None:
+        if self._server is not None:
+            self._server.kill()
+            self._server.communicate()
 
 
 def steps_logged(run: Path) -> int:
@@ -130,21 +137,27 @@ def said(run: Path) -> str:
 
 @pytest.fixture(scope="session")
 def attempts(tokens: Path) -> Iterator[Attempts]:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-    script = Path(__file__).with_name("serve_attempts.py")
-    with subprocess.Popen(
-        [sys.executable, str(script)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
-    ) as server:
-        assert server.stdout is not None
-        assert server.stdout.readline() == "ready\n"
-        yield Attempts(server, tokens)
-        assert server.stdin is not None
-        server.stdin.close()
+    """One server for each pytest process; runs lie in folders of their tests."""
+    attempts = Attempts(tokens)
+    yield attempts
+    attempts.close()
+
+
+@dataclass(frozen=True)
+class Whole:
+    """A run that nobody disturbed, and the processor time that it took."""
+
+    run: Path
+    cpu_seconds: float
 
 
 @pytest.fixture(scope="session")
-def whole(attempts: Attempts, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run that nobody disturbed."""
+def undisturbed(attempts: Attempts, tmp_path_factory: pytest.TempPathFactory) -> Whole:
     run = tmp_path_factory.mktemp("whole") / "run"
     assert attempts.run(run) == 0
-    return run
+    return Whole(run, attempts.cpu_seconds)
+
+
+@pytest.fixture(scope="session")
+def whole(undisturbed: Whole) -> Path:
+    return undisturbed.run

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import random
 import signal
-import time
 from pathlib import Path
 
 import pytest
 
-from .conftest import SETTINGS, Attempts, said, steps_logged, trace, weights
+from .conftest import SETTINGS, Attempts, Whole, said, steps_logged, trace, weights
 
 
 def assert_same_run(run: Path, whole: Path) -> None:
@@ -27,22 +26,17 @@ def test_two_undisturbed_runs_are_the_same(attempts: Attempts, whole: Path, tmp_
 
 
 @pytest.mark.parametrize("seed", [1, 2])
-def test_sigkill_at_random_moments_changes_nothing(attempts: Attempts, whole: Path, tmp_path: Path, seed: int) -> None:
-    run, chance = tmp_path / "run", random.Random(seed)
-    killed = 0
-    for _ in range(5):
-        after, delay = steps_logged(run) + chance.randint(0, 12), chance.uniform(0, 0.03)
-
-        def moment(after: int = after, delay: float = delay) -> bool:
-            if steps_logged(run) < after:
-                return False
-            time.sleep(delay)
-            return True
-
-        killed += attempts.kill_when(run, moment, signal.SIGKILL) == -signal.SIGKILL
-    assert killed >= 2
+def test_being_killed_at_random_moments_changes_nothing(
+    attempts: Attempts, undisturbed: Whole, tmp_path: Path, seed: int
+) -> None:
+    run, chance, killed = tmp_path / "run", random.Random(seed), 0
+    for _ in range(6):
+        code = attempts.run(run, cpu_seconds=chance.uniform(0.05, 0.3) * undisturbed.cpu_seconds)
+        assert code in (0, -signal.SIGPROF)
+        killed += code != 0
+    assert killed, "an attempt needs more than a third of the work of a whole run"
     assert attempts.run(run) == 0
-    assert_same_run(run, whole)
+    assert_same_run(run, undisturbed.run)
 
 
 @pytest.mark.parametrize(
@@ -58,7 +52,7 @@ def test_sigkill_inside_a_save_changes_nothing(
 ) -> None:
     run, was_half_done = tmp_path / "run", False
     for call in calls:
-        assert attempts.run(run, die=[operation, call]) == -signal.SIGKILL
+        assert attempts.run(run, signal_at=(f"os.{operation}", call, signal.SIGKILL)) == -signal.SIGKILL
         was_half_done |= any((run / "base" / "checkpoints").glob(".checkpoint-*"))
     assert was_half_done, "no kill fell into a save"
     assert attempts.run(run) == 0
@@ -67,21 +61,31 @@ def test_sigkill_inside_a_save_changes_nothing(
 
 
 def test_sigkill_while_the_model_is_written_changes_nothing(attempts: Attempts, whole: Path, tmp_path: Path) -> None:
-    run = tmp_path / "run"
-    attempts.kill_when(run, lambda: (run / "base" / "model").exists(), signal.SIGKILL)
+    run, model = tmp_path / "run", tmp_path / "run" / "base" / "model"
+    for function, call in (
+        ("groundup.train.pretrain.save_model", 1),  # the tokenizer is there, the weights are not
+        ("groundup.model.files.write_safetensors", 1),
+        ("groundup.model.files.sync_folder", 1),  # a file has its name, the folder is not yet on disk
+    ):
+        assert attempts.run(run, signal_at=(function, call, signal.SIGKILL)) == -signal.SIGKILL
+        assert (model / "tokenizer.json").exists()
     assert attempts.run(run) == 0
     assert_same_run(run, whole)
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 75), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(
+    ("function", "call"), [("torch.Tensor.backward", 14), ("groundup.train.engine.save_checkpoint", 3)]
+)
 def test_asked_to_stop_it_finishes_the_step_saves_and_says_so(
-    attempts: Attempts, whole: Path, tmp_path: Path, number: int, code: int
+    attempts: Attempts, whole: Path, tmp_path: Path, function: str, call: int, number: int, code: int
 ) -> None:
+    """In the backward pass of step 7; in the save after step 6, where the step to finish is the next."""
     run = tmp_path / "run"
-    assert attempts.kill_when(run, lambda: steps_logged(run) >= 7, number) == code
-    step = steps_logged(run)
-    assert f"base is saved at step {step}" in said(run)
-    assert (run / "base" / "checkpoints" / f"checkpoint-{step}" / "COMPLETE").exists()
+    assert attempts.run(run, signal_at=(function, call, number)) == code
+    assert steps_logged(run) == 7
+    assert "base is saved at step 7" in said(run)
+    assert (run / "base" / "checkpoints" / "checkpoint-7" / "COMPLETE").exists()
     assert attempts.run(run) == 0
-    assert f"going on from step {step}" in said(run)
+    assert "going on from step 7" in said(run)
     assert_same_run(run, whole)
