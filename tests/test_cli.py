@@ -107,7 +107,7 @@ def test_a_mistake_goes_to_stderr_with_exit_code_2_and_no_traceback() -> None:
     assert "Traceback" not in done.stderr
     assert "r.yaml:2:73: unknown key 'lr': here it is called 'learning_rate'" in done.stderr
     assert "command line: base.learning_rte=1: unknown key 'learning_rte'. Did you mean 'learning_rate'?" in done.stderr
-    assert done.stderr.endswith("2 problems\n")
+    assert done.stderr.endswith("3 problems\n")
 
 
 def test_debug_shows_the_traceback() -> None:

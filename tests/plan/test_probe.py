@@ -63,6 +63,12 @@ def test_the_whole_probe_measures_for_at_most_two_seconds(monkeypatch: pytest.Mo
     assert len(rounds) * probe.SECONDS_PER_ROUND <= 2.0
 
 
+def test_work_that_takes_long_is_run_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, runs = iter([0.0, 3.0]), []
+    monkeypatch.setattr("time.perf_counter", lambda: next(clock))
+    assert probe.best_seconds(lambda: runs.append(1)) == 3.0 and runs == [1]
+
+
 def test_another_torch_is_measured_anew(tmp_path: Path, machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
     monkeypatch.setattr(probe, "measured_machine", lambda: calls.append(1) or machine)
