@@ -24,8 +24,8 @@ from groundup.model.init import init_weights
 from groundup.stopping import StopRequest
 from groundup.tokens.tokenizer import Tokenizer
 from groundup.train.engine import TrainResult, train, train_options
-from groundup.train.ppo import ActorCritic, Ppo
-from groundup.train.rollouts import Scores, join_answers, mini_batch_rows, prompts_of, score_answers
+from groundup.train.ppo import ActorCritic, Ppo, check, run
+from groundup.train.rollouts import Scores, join_answers, mini_batch_rows, prompts_of, repeat_by_weight, score_answers
 from groundup.train.settings import PpoSettings
 
 
@@ -236,3 +236,43 @@ def test_a_stopped_run_goes_on_to_the_same_weights(chat_model_folder: Path, stag
     assert result.steps == 16
     for name, tensor in whole.state_dict().items():
         assert torch.equal(tensor, resumed.state_dict()[name]), name
+
+
+# ---------------------------------------------------------------- the stage around it
+
+
+def test_the_stage_leaves_a_model_that_knows_where_its_answers_end(chat_model_folder: Path, stage_context: Any) -> None:
+    context = stage_context("aligned", base=chat_model_folder.parent)
+    s = ppo_settings(datasets=[{"tasks": ["addition"], "rows": 8}], total_episodes=16, response_length=3)
+    result = run(s, context)
+    assert (result.counts["episodes"], result.counts["prompts"]) == (16, 8)
+    generation = json.loads((context.folder / "model" / "generation_config.json").read_text())
+    assert generation["eos_token_id"] == list(Tokenizer.from_folder(chat_model_folder).stop_ids)
+
+
+def test_prompts_that_leave_no_room_for_an_answer_are_told_before_anything_is_trained(
+    chat_model_folder: Path, stage_context: Any, tmp_path: Path
+) -> None:
+    rows = tmp_path / "rows.jsonl"
+    words = ["hello", "fox " * 2000, "say yes"]
+    rows.write_text("".join(json.dumps({"prompt": word, "answer": "2"}) + "\n" for word in words))
+    context = stage_context("aligned", base=chat_model_folder.parent, **{str(rows): rows})
+    s = ppo_settings(datasets=[{"path": str(rows)}])
+    message = r"rows.jsonl:2: a prompt of [\d,]+ tokens and response_length 6 pass the model's context of \d+ tokens"
+    with pytest.raises(UserError, match=message) as found:
+        run(s, context)
+    assert len(found.value.problems) == 1
+    assert [problem.what for problem in check(s, context).problems] == [found.value.problems[0].what]
+    assert not (context.folder / "metrics.jsonl").exists()
+
+
+def test_a_dataset_is_asked_as_often_as_its_weight_says() -> None:
+    assert repeat_by_weight(PROMPTS, [1.0] * 4, seed=1) == PROMPTS
+    assert repeat_by_weight(PROMPTS, [2.0, 0.0, 1.0, 0.0], seed=1) == [PROMPTS[0], PROMPTS[0], PROMPTS[2]]
+    half = repeat_by_weight(PROMPTS * 250, [0.5] * 1000, seed=1)
+    assert 440 < len(half) < 560 and half == repeat_by_weight(PROMPTS * 250, [0.5] * 1000, seed=1)
+
+
+def test_accumulation_steps_which_ppo_does_not_have_are_refused() -> None:
+    with pytest.raises(ValueError, match="gradient_accumulation_steps does nothing in PPO"):
+        ppo_settings(gradient_accumulation_steps=2)

@@ -25,7 +25,7 @@ from groundup.chat.template import prompt_ids
 from groundup.console import Console
 from groundup.errors import Problem, UserError
 from groundup.model.decoder import Decoder
-from groundup.model.files import copy_tokenizer_files, load_model, require_same_vocabulary, save_model
+from groundup.model.files import copy_tokenizer_files, load_config, load_model, require_same_vocabulary, save_model
 from groundup.model.generate import Completion, Sampling, generate
 from groundup.model.heads import ScalarModel, load_scalar_model
 from groundup.model.logprobs import token_logprobs
@@ -41,6 +41,7 @@ from groundup.train.rollouts import (
     join_answers,
     mini_batch_rows,
     prompts_of,
+    repeat_by_weight,
     score_answers,
     task_of,
 )
@@ -49,6 +50,7 @@ from groundup.train.settings import PpoSettings
 
 RATIO_TOLERANCE = 1e-5
 SAMPLE_PROMPTS = 6
+LONGEST_CHECKED = 100  # prompts that `check` measures; the run measures all
 
 Scorer = Callable[[Sequence[Prompt], Sequence[list[int]], Sequence[Completion]], Scores]
 
@@ -277,10 +279,14 @@ def run(settings: PpoSettings, context: StageContext) -> StageResult:
     folder = context.model_folder(settings.base_model)
     tokenizer = Tokenizer.from_folder(folder)
     require_same_vocabulary(folder, tokenizer)
-    prompts = load_prompts(settings.datasets, context).rows
+    loaded = load_prompts(settings.datasets, context)
+    prompts = repeat_by_weight(loaded.rows, loaded.weights, context.seed)
+    if not prompts:
+        raise UserError("not one prompt is left", fix="raise the datasets' `weight`, or give more rows")
     if settings.verifier:
         require_answers(prompts)
     policy, reference = load_model(folder), load_model(folder)
+    require_room(loaded.rows, tokenizer, settings.response_length, policy.config.max_position_embeddings)
     reference.requires_grad_(False)
     critic = first_critic(settings, context, policy, tokenizer)
     options = train_options(
@@ -305,7 +311,7 @@ def run(settings: PpoSettings, context: StageContext) -> StageResult:
     result = train(ActorCritic(policy, critic), objective, options, context)
     write_samples(policy, tokenizer, samples, context, "after", max_new_tokens=settings.response_length)
     copy_tokenizer_files(folder, context.folder / "model")
-    save_model(policy, context.folder / "model")
+    save_model(policy, context.folder / "model", generation={"eos_token_id": list(tokenizer.stop_ids)})
     episodes = -(-result.steps // settings.updates_per_rollout) * settings.rollout_batch_size
     shown = ("score", "accuracy", "reward_model", "kl", "entropy", "eos_rate", "explained_variance")
     return StageResult(
@@ -365,6 +371,22 @@ def require_answers(prompts: Sequence[Prompt]) -> None:
         raise UserError(problems[:20])
 
 
+def require_room(prompts: Sequence[Prompt], tokenizer: Tokenizer, response_length: int, positions: int) -> None:
+    """All prompts that leave no room for an answer in the model's context, told at once (the first twenty)."""
+    problems = []
+    for prompt in prompts:
+        length = len(prompt_ids(tokenizer, prompt.messages))
+        if length + response_length > positions:
+            what = (
+                f"a prompt of {length:,} tokens and response_length {response_length:,} pass the model's context of "
+                f"{positions:,} tokens (max_position_embeddings)"
+            )
+            fix = f"shorten the prompt, or use response_length {max(0, positions - length):,} or less"
+            problems.append(Problem(what, prompt.where, fix))
+    if problems:
+        raise UserError(problems[:20])
+
+
 def sample_prompts(settings: PpoSettings, prompts: Sequence[Prompt], tokenizer: Tokenizer) -> list[SamplePrompt]:
     """The recipe's own, or the first few that are trained on."""
     conversations: list[list[dict[str, Any]]] = [[{"role": "user", "content": p}] for p in settings.sample_prompts]
@@ -378,6 +400,15 @@ def check(settings: PpoSettings, context: StageContext) -> CheckReport:
     if settings.verifier:
         try:
             require_answers(loaded.rows)
+        except UserError as error:
+            problems += error.problems
+    folder = context.model_folder(settings.base_model)
+    if (folder / "config.json").is_file() and (folder / "tokenizer.json").is_file():
+        longest = sorted(loaded.rows, key=lambda prompt: -sum(len(str(m["content"])) for m in prompt.messages))
+        try:
+            positions = load_config(folder).max_position_embeddings
+            some = longest[:LONGEST_CHECKED]
+            require_room(some, Tokenizer.from_folder(folder), settings.response_length, positions)
         except UserError as error:
             problems += error.problems
     facts = {

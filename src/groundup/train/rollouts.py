@@ -117,6 +117,13 @@ def score_answers(
 # ---------------------------------------------------------------- what is a function of seed and number
 
 
+def repeat_by_weight(prompts: Sequence[Prompt], weights: Sequence[float], seed: int) -> list[Prompt]:
+    """Each prompt as often as its dataset's weight says: 2 is twice, 0.5 every other one, drawn once for all passes."""
+    draw = random.Random(f"{seed}/weights")
+    times = [int(weight) + (draw.random() < weight % 1) for weight in weights]
+    return [prompt for prompt, count in zip(prompts, times, strict=True) for _ in range(count)]
+
+
 def prompts_of(rollout: int, prompts: int, size: int, seed: int) -> list[int]:
     """Which prompts a rollout answers: all of them in a new order each pass, `size` at a time."""
     chosen: list[int] = []

@@ -228,6 +228,11 @@ class PpoSettings(TrainingSettings):
             raise ValueError("nothing scores the answers: name a `reward` stage, or set `verifier: true`")
         if self.num_epochs is not None or self.time_limit is not None:
             raise ValueError("how long PPO trains is set by total_episodes, not by num_epochs or time_limit")
+        if self.gradient_accumulation_steps != 1:
+            raise ValueError(
+                "gradient_accumulation_steps does nothing in PPO: rollout_batch_size / num_mini_batches answers make "
+                "one optimiser step, in micro-batches of micro_batch_size"
+            )
         if self.rollout_batch_size < self.num_mini_batches:
             raise ValueError(
                 f"rollout_batch_size {self.rollout_batch_size} cannot be cut into {self.num_mini_batches} mini-batches"
