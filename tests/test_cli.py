@@ -42,7 +42,7 @@ def groundup(*arguments: str, cwd: Path | None = None, **environment: str) -> su
         text=True,
         cwd=cwd,
         env={**os.environ, "NO_COLOR": "1", "COLUMNS": "100", **environment},
-        timeout=120,
+        timeout=600,  # a guard against hanging, not a promise
         check=False,
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import itertools
 import math
 import re
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ from torch import nn
 from groundup.console import Console
 from groundup.errors import Stopped, UserError
 from groundup.stopping import StopRequest
+from groundup.train import engine
 from groundup.train.checkpoint import TrainState
 from groundup.train.engine import LossParts, TrainOptions, train, train_step
 from groundup.train.metrics import read_metrics
@@ -406,7 +408,11 @@ def test_a_prefix_can_learn_at_a_rate_of_its_own() -> None:
 # ---------------------------------------------------------------- a time limit
 
 
-def test_a_time_limit_becomes_a_number_of_steps_once_and_stays(tmp_path: Path, shards: Path) -> None:
+def test_a_time_limit_becomes_a_number_of_steps_once_and_stays(
+    tmp_path: Path, shards: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ticks = itertools.count()  # a clock that goes on with every look at it, on any machine at the same speed
+    monkeypatch.setattr(engine.time, "monotonic", lambda: next(ticks) * 0.004)
     limited = options(max_steps=None, time_limit_seconds=1.5, save_steps=10**6, logging_steps=1)
     stop = StopRequest()
     objective = StopAt(next_token(shards), stop, 30)
