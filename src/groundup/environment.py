@@ -23,6 +23,16 @@ def command_name() -> str:
     return shlex.quote(os.environ.get("GROUNDUP_COMMAND") or "groundup")
 
 
+def spin_less() -> None:
+    """Let an OpenMP thread sleep soon after it has nothing to do. Has to run before torch is imported.
+
+    GNU OpenMP's own default spins for milliseconds at each barrier, which on a busy machine steals the time that the
+    thread it waits for needs. Measured, one training step of the tiny model on 2 cores: idle 0.26 s by default and
+    0.27 s like this; beside other load 4.7 s and 1.1 s.
+    """
+    os.environ.setdefault("GOMP_SPINCOUNT", "5000")
+
+
 def environment() -> dict[str, Any]:
     """Versions and hardware, as kept in a run's `env.json`."""
     return {

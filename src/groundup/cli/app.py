@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 
 from groundup import __version__
-from groundup.environment import command_name
+from groundup.environment import command_name, spin_less
 from groundup.errors import EXIT_FAILED, Stopped, UserError
 
 EPILOG = (
@@ -263,6 +263,7 @@ def main() -> None:
 def _main(arguments: list[str]) -> int:
     global DEBUG
     DEBUG = "--debug" in arguments
+    spin_less()
     arguments = [word for word in arguments if word != "--debug"]
     try:
         app(args=arguments, prog_name="groundup")

@@ -228,6 +228,8 @@ class PpoSettings(TrainingSettings):
             raise ValueError("nothing scores the answers: name a `reward` stage, or set `verifier: true`")
         if self.num_epochs is not None or self.time_limit is not None:
             raise ValueError("how long PPO trains is set by total_episodes, not by num_epochs or time_limit")
+        if "sequence_len" in self.model_fields_set:
+            raise ValueError("sequence_len does nothing in PPO: rows are as long as a prompt and its answer")
         if self.gradient_accumulation_steps != 1:
             raise ValueError(
                 "gradient_accumulation_steps does nothing in PPO: rollout_batch_size / num_mini_batches answers make "
