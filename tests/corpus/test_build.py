@@ -118,7 +118,7 @@ def test_every_document_is_kept_held_out_or_dropped_with_a_reason(
     assert all(row["source"] == "rows" for row in built.rows("documents", "rows"))
 
 
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     texts=st.lists(
         st.one_of(
