@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 
 import pytest
@@ -26,10 +25,10 @@ def run_again(home: Home, *changes: str) -> set[str]:
 
 def test_what_is_done_is_not_done_again(demo: Demo, tmp_path: Path) -> None:
     home = demo.copy(tmp_path)
-    started = time.monotonic()
     assert run_again(home) == set()
-    assert time.monotonic() - started < 30  # seconds, on a machine that may be busy; 2 on one that is not
-    assert home.groundup("demo", *SMALL).exit_code == demo.ended.exit_code, "the gate's word is kept"
+    again = home.groundup("demo", *SMALL)
+    assert again.exit_code == demo.ended.exit_code, "the gate's word is kept"
+    assert again.seconds < 0.2 * demo.ended.seconds  # 2 s against 60 to 120; a busy machine slows both
     assert run_again(home, "release.require.accuracy.at_least=0.01") == {"release"}
     assert run_again(home, "base.save_steps=7", "release.require.accuracy.at_least=0.01") == set(), "presentation only"
     changed = ("preferred.beta=0.3", "release.require.accuracy.at_least=0.01")
