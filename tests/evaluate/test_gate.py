@@ -127,6 +127,14 @@ def test_bits_per_byte_need_their_upper_bound_below() -> None:
     ]
 
 
+def test_bits_per_byte_may_be_asked_of_the_base_model() -> None:
+    """Chat training trades some prediction of text for its purpose; what the base learned is judged on the base."""
+    of_chat = {"web": {"value": 3.0, "low": 2.9, "high": 3.1, "xz": 2.5, "documents": 30, "resampled": "documents"}}
+    both = {**scores()["bits_per_byte"], "chat": of_chat}
+    criterion = only({"bits_per_byte": {"model": "chat", "below_xz_on": ["web"]}}, bits_per_byte=both)
+    assert (criterion.verdict, criterion.what) == ("fail", "chat needs fewer bits per byte than xz -9 on web")
+
+
 def test_a_source_that_could_not_be_had_is_undecided_and_says_why() -> None:
     require = {"bits_per_byte": {"below_xz_on": ["web", "sea"], "at_most": {"sea": 2.0}}}
     criteria, problems = judge(require, sources_left_out={"sea": "the package registry is out of reach"})

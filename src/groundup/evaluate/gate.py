@@ -60,11 +60,9 @@ def run(settings: GateSettings, context: StageContext) -> StageResult:
     """Judge every criterion, write `decision.json`, and return exit code 3 unless the model is released."""
     from groundup.evaluate.models import model_fingerprint
 
-    fingerprints = {
-        name: model_fingerprint(context.model_folder(name))
-        for name in (settings.candidate, settings.baseline)
-        if name is not None
-    }
+    bits = settings.require.bits_per_byte
+    judged = (settings.candidate, settings.baseline, bits.model if bits else None)
+    fingerprints = {name: model_fingerprint(context.model_folder(name)) for name in judged if name is not None}
     evidence = [_read_evidence(name, context) for name in settings.evidence]
     criteria, problems = decide(settings, evidence, fingerprints)
     if problems:
@@ -149,8 +147,12 @@ class _Court:
 
     def find_of_candidate(self, *keys: str) -> tuple[Evidence, Any] | None:
         """The same, from an exam that examined this very candidate."""
+        return self.find_of(self.settings.candidate, *keys)
+
+    def find_of(self, model: str, *keys: str) -> tuple[Evidence, Any] | None:
+        """The same, from an exam that examined this very model."""
         found = self.find(*keys)
-        return found if found is not None and self.is_about(found[0], self.settings.candidate) else None
+        return found if found is not None and self.is_about(found[0], model) else None
 
     def is_about(self, one: Evidence, name: str) -> bool:
         examined = one.scores.get("models", {}).get(name, {}).get("fingerprint")
@@ -271,20 +273,21 @@ class _Court:
     # ------------------------------------------------------------ bits per byte
 
     def bits_per_byte(self) -> Iterator[Criterion]:
-        asked, candidate = self.settings.require.bits_per_byte, self.settings.candidate
+        asked = self.settings.require.bits_per_byte
         assert asked is not None
+        model = asked.model or self.settings.candidate
         for source in asked.below_xz_on:
-            what = f"{candidate} needs fewer bits per byte than xz -9 on {source}"
+            what = f"{model} needs fewer bits per byte than xz -9 on {source}"
             if missing := self.left_out(source, f"bits_per_byte/{source}/xz", what, "xz -9"):
                 yield missing
-            elif found := self.find_of_candidate("bits_per_byte", candidate, source):
+            elif found := self.find_of(model, "bits_per_byte", model, source):
                 xz = float(found[1]["xz"])
                 yield self._bits(f"bits_per_byte/{source}/xz", what, xz, *found)
         for source, bound in asked.at_most.items():
-            what = f"{candidate} needs at most {bound:g} bits per byte on {source}"
+            what = f"{model} needs at most {bound:g} bits per byte on {source}"
             if missing := self.left_out(source, f"bits_per_byte/{source}", what, bound):
                 yield missing
-            elif found := self.find_of_candidate("bits_per_byte", candidate, source):
+            elif found := self.find_of(model, "bits_per_byte", model, source):
                 yield self._bits(f"bits_per_byte/{source}", what, bound, *found)
 
     def left_out(self, source: str, id: str, what: str, bound: float | str) -> Criterion | None:

@@ -123,8 +123,10 @@ class GainOverBaseline(Settings):
 
 
 class BitsPerByteBounds(Settings):
-    """How well the candidate predicts text that it has not seen."""
+    """How well the candidate, or the base model it was made from, predicts text that it has not seen."""
 
+    model: ModelRef | None = None
+    """Whose predictions are bounded. Without it, the candidate's; chat training trades some of them for its purpose."""
     below_xz_on: list[str] = Field(default=[])
     """Sources on which the upper bound has to be below what `xz -9` needs for the same bytes."""
     at_most: dict[str, Annotated[float, Field(gt=0)]] = Field(default={})
@@ -156,7 +158,7 @@ class Requirements(Settings):
     reply_stops: AtLeast | None = None
     """Share of the candidate's greedy replies that end by themselves."""
     bits_per_byte: BitsPerByteBounds | None = None
-    """Bits per byte of the candidate on held-out text."""
+    """Bits per byte on held-out text, of the candidate or another model of its line."""
     reward_accuracy: AtLeast | None = None
     """How often the reward model prefers the better reply of held-out pairs."""
     humaneval: AtLeast | None = None
