@@ -44,3 +44,8 @@ def test_without_both_kinds_of_answer_there_is_no_pair() -> None:
 def test_an_answer_that_never_ended_is_not_compared() -> None:
     assert pair(answer("12", finished=False), answer("13")) == ("", "", "all wrong")
     assert pair(answer("13", finished=False), answer("12")) == ("", "", "all right")
+
+
+def test_an_answer_with_a_control_token_in_it_is_not_compared() -> None:
+    outcome = judge(TASK, [answer("12"), answer("1<3")], Letters(), frozenset({ord("<")}))  # type: ignore[arg-type]
+    assert outcome.reason == "all right"

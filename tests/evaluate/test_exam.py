@@ -157,16 +157,19 @@ def test_a_reward_model_is_examined_on_pairs(
     pairs = tmp_path / "pairs"
     pairs.mkdir()
     rows = [{"prompt": f"What is {i}?", "chosen": str(i), "rejected": f"{i}, I think"} for i in range(12)]
+    rows.append({"prompt": "What is 12?", "chosen": "12", "rejected": "12<|im_start|>"})  # no row of a chat can say this
     (pairs / "held_out.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     ask = settings(tasks=["reward_accuracy"], reward_model="judge", pairs="pairs")
     context = make_context(judge=judge, pairs=pairs, **trained)
     run(ask, context)
     score = read_json(context.folder / "scores.json")["reward_accuracy"]
     assert (score["model"], score["n"]) == ("judge", 12)
+    assert score["left_out"] == {"control token in content": 1}
     assert score["length_only"] == {"value": 1.0, "rule": "shorter"}
     lines = (context.folder / "items" / "reward_accuracy.judge.jsonl").read_text().splitlines()
     items = [json.loads(line) for line in lines]
-    assert score["correct"] == sum(item["chosen_reward"] > item["rejected_reward"] for item in items)
+    scored = [item for item in items if "left_out" not in item]
+    assert score["correct"] == sum(item["chosen_reward"] > item["rejected_reward"] for item in scored)
     # the reward of one reply, without any batch: the value at the end of its turn
     from groundup.chat.scoring import load_reward_model, score_texts
 

@@ -18,7 +18,7 @@ import torch
 
 from groundup.artifacts import StageContext, StageResult, write_atomic
 from groundup.chat.settings import PairsSettings
-from groundup.chat.template import prompt_ids
+from groundup.chat.template import control_tokens, prompt_ids
 from groundup.errors import EXIT_FAILED, Problem, UserError
 from groundup.model.files import load_model, require_same_vocabulary
 from groundup.model.generate import Completion, Sampling, generate
@@ -47,6 +47,7 @@ def run(settings: PairsSettings, context: StageContext) -> StageResult:
     model = load_model(folder).eval()
     tasks = make_tasks(settings.tasks, "train", settings.prompts, context.seed + 1)  # not the rows of fine-tuning
     sampling = Sampling(settings.response_length, settings.temperature, stop_ids=tuple(tokenizer.stop_ids))
+    controls = frozenset(control_tokens(folder))
     outcomes: list[Outcome] = []
     with context.console.progress(context.name, len(tasks), "questions") as bar:
         for start in range(0, len(tasks), QUESTIONS_AT_ONCE):
@@ -56,7 +57,7 @@ def run(settings: PairsSettings, context: StageContext) -> StageResult:
             answers = generate(model, prompts, sampling, generator)
             for number, task in enumerate(asked):
                 own = answers[number * settings.samples : (number + 1) * settings.samples]
-                outcomes.append(judge(task, own, tokenizer))
+                outcomes.append(judge(task, own, tokenizer, controls))
             bar(start + len(asked))
     pairs = [outcome for outcome in outcomes if not outcome.reason]
     without = Counter(outcome.reason for outcome in outcomes if outcome.reason)
@@ -83,12 +84,16 @@ def question_ids(tokenizer: Tokenizer, task: Task) -> list[int]:
     return prompt_ids(tokenizer, [{"role": "user", "content": task.prompt}])
 
 
-def judge(task: Task, answers: Sequence[Completion], tokenizer: Tokenizer) -> Outcome:
+def judge(
+    task: Task, answers: Sequence[Completion], tokenizer: Tokenizer, controls: frozenset[int] = frozenset()
+) -> Outcome:
     """The commonest right answer against the commonest wrong one: the mistake that is most worth unlearning.
 
-    An answer that never ended by itself is not used: a pair should be about content, not about length.
+    An answer that never ended by itself is not used: a pair should be about content, not about length. Nor is one with
+    a control token in it, which no row of a chat can hold.
     """
-    texts = Counter(tokenizer.decode(answer.ids[:-1]) for answer in answers if answer.finished)
+    usable = [answer.ids[:-1] for answer in answers if answer.finished and not controls & set(answer.ids[:-1])]
+    texts = Counter(tokenizer.decode(ids) for ids in usable)
     right = [text for text, _ in texts.most_common() if is_correct(task, text)]
     wrong = [text for text, _ in texts.most_common() if text.strip() and not is_correct(task, text)]
     if right and wrong:

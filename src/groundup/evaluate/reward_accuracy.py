@@ -6,11 +6,13 @@ model that is no better has learned to count characters.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from groundup.chat.formats import Preference, convert_rows, to_preference
+from groundup.chat.masks import UnusableConversationError, encode_answer
 from groundup.chat.rows import read_rows
 from groundup.chat.scoring import load_reward_model, score_texts
 from groundup.errors import Problem, UserError
@@ -44,13 +46,18 @@ def held_out_pairs(path: Path) -> list[Preference]:
 def score_pairs(
     folder: Path, pairs: Sequence[Preference], *, progress: Callable[[int], None] = lambda _: None
 ) -> list[dict[str, Any]]:
-    """Rewards of both replies of each pair, and `correct`: 1, 0, or 0.5 for a tie."""
+    """Rewards of both replies of each pair, and `correct`: 1, 0, or 0.5 for a tie; or `left_out`: why it has none."""
     reward, tokenizer = load_reward_model(folder), Tokenizer.from_folder(folder)
     items: list[dict[str, Any]] = []
     for start in range(0, len(pairs), PAIRS_AT_ONCE):
-        part = pairs[start : start + PAIRS_AT_ONCE]
+        part = []
+        for pair in pairs[start : start + PAIRS_AT_ONCE]:
+            if (reason := unusable(tokenizer, pair)) is None:
+                part.append(pair)
+            else:
+                items.append({"prompt": _text(pair.prompt), "where": pair.where, "left_out": reason})
         texts = [[*pair.prompt, *reply] for pair in part for reply in (pair.chosen, pair.rejected)]
-        scores = score_texts(reward, tokenizer, texts)
+        scores = score_texts(reward, tokenizer, texts) if texts else []
         for pair, chosen, rejected in zip(part, scores[::2], scores[1::2], strict=True):
             items.append(
                 {
@@ -67,13 +74,31 @@ def score_pairs(
     return items
 
 
+def unusable(tokenizer: Tokenizer, pair: Preference) -> str | None:
+    """Why a pair cannot be put to a model, as training counts it; None where it can."""
+    try:
+        for reply in (pair.chosen, pair.rejected):
+            encode_answer(tokenizer, pair.prompt, reply)
+    except UnusableConversationError as error:
+        return error.reason
+    return None
+
+
 def preference(chosen: float, rejected: float) -> float:
     """1 where the chosen one is higher, 0.5 for a tie."""
     return 1.0 if chosen > rejected else 0.5 if chosen == rejected else 0.0
 
 
 def judge_pairs(items: Sequence[dict[str, Any]], confidence: float) -> dict[str, Any]:
-    """`{value, low, high, n, correct, ties, length_only}`; the last is the better of "longer wins", "shorter wins"."""
+    """`{value, low, high, n, correct, ties, left_out, length_only}`.
+
+    `left_out` counts the pairs that could not be scored, by reason; `length_only` is the better of "longer wins" and
+    "shorter wins".
+    """
+    left_out = Counter(item["left_out"] for item in items if "left_out" in item)
+    items = [item for item in items if "left_out" not in item]
+    if not items:
+        raise UserError(f"not one held-out pair can be scored: {dict(left_out)}", fix="mend the pairs")
     n, correct = len(items), sum(item["correct"] for item in items)
     longer = sum(item["longer_is_better"] for item in items)
     interval = wilson(correct, n, confidence)
@@ -84,6 +109,7 @@ def judge_pairs(items: Sequence[dict[str, Any]], confidence: float) -> dict[str,
         "n": n,
         "correct": correct,
         "ties": sum(item["correct"] == 0.5 for item in items),
+        "left_out": dict(left_out),
         "length_only": {"value": max(longer, n - longer) / n, "rule": "longer" if longer >= n - longer else "shorter"},
     }
 

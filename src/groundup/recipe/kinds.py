@@ -119,6 +119,7 @@ KINDS: dict[str, Kind] = {
             "groundup.chat.settings:PairsSettings",
             "groundup.chat.pairs:run",
             "let a model answer and pair right answers with wrong ones",
+            version=2,
         ),
         Kind(
             "evaluate",
