@@ -157,7 +157,7 @@ def test_a_reward_model_is_examined_on_pairs(
     pairs = tmp_path / "pairs"
     pairs.mkdir()
     rows = [{"prompt": f"What is {i}?", "chosen": str(i), "rejected": f"{i}, I think"} for i in range(12)]
-    rows.append({"prompt": "What is 12?", "chosen": "12", "rejected": "12<|im_start|>"})  # no row of a chat can say this
+    rows.append({"prompt": "What is 12?", "chosen": "12", "rejected": "12<|im_start|>"})  # nothing a chat can hold
     (pairs / "held_out.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     ask = settings(tasks=["reward_accuracy"], reward_model="judge", pairs="pairs")
     context = make_context(judge=judge, pairs=pairs, **trained)
@@ -178,7 +178,7 @@ def test_a_reward_model_is_examined_on_pairs(
         tokenizer,
         [[{"role": "user", "content": "What is 3?"}, {"role": "assistant", "content": "3"}]],
     )
-    assert items[3]["chosen_reward"] == pytest.approx(alone[0], abs=1e-5)
+    assert scored[3]["chosen_reward"] == pytest.approx(alone[0], abs=1e-5)
 
 
 def test_ties_count_half_and_are_told() -> None:
