@@ -61,7 +61,7 @@ class TrainingSettings(StageSettings):
     """muon: Muon for hidden matrices, AdamW for embeddings, head, norms and biases."""
     bf16: Literal["auto", True, False] = "auto"
     """Compute in bfloat16 with fp32 weights. auto: where the processor has fast bfloat16."""
-    save_steps: Annotated[int, Presentation()] = Field(200, ge=1)
+    save_steps: Annotated[int, Presentation()] = Field(100, ge=1)
     """Steps between checkpoints."""
     save_total_limit: Annotated[int, Presentation()] = Field(2, ge=1)
     """Checkpoints that are kept while the stage trains."""
