@@ -98,6 +98,18 @@ def _bf16() -> Finding:
     return Finding("bfloat16", "ok", "this processor has no fast bfloat16; `bf16: auto` computes in fp32")
 
 
+def _kernels() -> Finding:
+    if installed_version("torch") is None:
+        return Finding("kernels", "warn", "not known without torch")
+    from groundup.kernels import build
+
+    absent = [f"{name}: {reason}" for name in build.names() if (reason := build.why_absent(name))]
+    if not absent:
+        return Finding("kernels", "ok", f"native kernels are built ({', '.join(build.names()) or 'there are none'})")
+    fix = "torch computes the same, more slowly; a C compiler (`sudo apt-get install gcc`) builds them in seconds"
+    return Finding("kernels", "ok" if "GROUNDUP_KERNELS=0" in absent[0] else "warn", absent[0], fix)
+
+
 def _gpu() -> Finding:
     if installed_version("torch") is None:
         return Finding("GPU", "warn", "not known without torch")
@@ -168,5 +180,5 @@ def _can_write(folder: Path) -> bool:
 
 
 CHECKS: tuple[Callable[[], Finding], ...] = (
-    _python, _processor, _memory, _disk, _runs, _torch, _bf16, _gpu, _registry, _sandbox,
+    _python, _processor, _memory, _disk, _runs, _torch, _bf16, _kernels, _gpu, _registry, _sandbox,
 )  # fmt: skip
