@@ -481,7 +481,7 @@ def test_the_doctor_names_each_finding_and_the_line_that_fixes_it() -> None:
     done = groundup("doctor", "--json", PIP_INDEX_URL="http://127.0.0.1:9/simple", PIP_NO_INDEX="")
     found = {row["what"]: row for row in json.loads(done.stdout)}
     assert set(found) == {
-        "python", "processor", "memory", "disk", "runs", "torch", "bfloat16", "GPU", "registry", "sandbox",
+        "python", "processor", "memory", "disk", "runs", "torch", "bfloat16", "kernels", "GPU", "registry", "sandbox",
     }  # fmt: skip
     assert found["torch"]["state"] == "ok" and done.returncode == 0
     assert found["registry"]["state"] == "warn" and "pip config set" in found["registry"]["fix"]
