@@ -64,6 +64,12 @@ class StageContext:
     console: Console
     stop: StopRequest  # set by Ctrl-C or SIGTERM; long loops look at it and save
     run_folder: Path  # runs/NAME
+    common_folder: Path | None = None  # where several processes train: the main one's `folder`, the others' is scratch
+
+    @property
+    def shared_folder(self) -> Path:
+        """The folder that all processes of the stage see: checkpoints and sharded models belong there."""
+        return self.common_folder or self.folder
 
     def input_folder(self, value: str) -> Path:
         """The folder that a setting's value stands for: an artifact of this recipe, or a path as given."""

@@ -19,7 +19,7 @@ from torch import nn
 from groundup.console import Console
 from groundup.errors import Stopped, UserError
 from groundup.stopping import StopRequest
-from groundup.train import engine
+from groundup.train import clock
 from groundup.train.checkpoint import TrainState
 from groundup.train.engine import LossParts, TrainOptions, train, train_step
 from groundup.train.metrics import read_metrics
@@ -412,7 +412,7 @@ def test_a_time_limit_becomes_a_number_of_steps_once_and_stays(
     tmp_path: Path, shards: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ticks = itertools.count()  # a clock that goes on with every look at it, on any machine at the same speed
-    monkeypatch.setattr(engine.time, "monotonic", lambda: next(ticks) * 0.004)
+    monkeypatch.setattr(clock.time, "monotonic", lambda: next(ticks) * 0.004)
     limited = options(max_steps=None, time_limit_seconds=1.5, save_steps=10**6, logging_steps=1)
     stop = StopRequest()
     objective = StopAt(next_token(shards), stop, 30)

@@ -61,6 +61,19 @@ class TrainingSettings(StageSettings):
     """muon: Muon for hidden matrices, AdamW for embeddings, head, norms and biases."""
     bf16: Literal["auto", True, False] = "auto"
     """Compute in bfloat16 with fp32 weights. auto: where the processor has fast bfloat16."""
+    dp_replicate_size: Annotated[int, Presentation()] = Field(1, ge=1)
+    """Whole copies of the model, each trained on its own rows of a step. How many processes do what never changes
+    what is learned."""
+    dp_shard_size: Annotated[int | None, Presentation()] = Field(None, ge=1)
+    """Processes that one copy of the model is sharded over (FSDP). Without it: all that the other sizes leave."""
+    tensor_parallel_size: Annotated[int, Presentation()] = Field(1, ge=1)
+    """Processes that share each matrix; within one machine."""
+    pipeline_parallel_size: Annotated[int, Presentation()] = Field(1, ge=1)
+    """Processes that hold consecutive layers of the model."""
+    pipeline_schedule: Annotated[Literal["1f1b", "interleaved"], Presentation()] = "1f1b"
+    """interleaved: two groups of layers a process, which waits less."""
+    context_parallel_size: Annotated[int, Presentation()] = Field(1, ge=1)
+    """Processes that share the tokens of each row; on NVIDIA GPUs only."""
     save_steps: Annotated[int, Presentation()] = Field(100, ge=1)
     """Steps between checkpoints."""
     save_total_limit: Annotated[int, Presentation()] = Field(2, ge=1)

@@ -1,0 +1,101 @@
+"""What one training run is asked to do: the engine's own options, made from a stage's settings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from groundup.errors import UserError
+from groundup.train.layout import Layout
+from groundup.train.precision import compute_dtype
+from groundup.train.settings import TrainingSettings
+
+UNKNOWN_HORIZON_WARMUP = 20
+# what is shown, how often is saved, and on what it runs: a checkpoint may be continued with other values of these
+NOT_CONFIGURATION = ("save_steps", "save_total_limit", "logging_steps", "layout", "device")
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    max_steps: int | None  # None: only a time limit says when it ends
+    learning_rate: float
+    lr_scheduler: str = "wsd"
+    warmup_steps: int = 0
+    decay_ratio: float = 0.5
+    weight_decay: float = 0.0
+    max_grad_norm: float = 1.0
+    optimizer: str = "adamw"
+    betas: tuple[float, float] = (0.9, 0.95)
+    eps: float = 1e-8
+    dtype: str = "float32"  # what the forward pass computes in; weights stay as they are
+    save_steps: int = 200
+    save_total_limit: int = 2
+    logging_steps: int = 5
+    seed: int = 0
+    time_limit_seconds: float | None = None
+    eval_steps: int | None = None
+    learning_rate_scales: Mapping[str, float] = field(default_factory=dict)  # name prefix -> factor
+    data_fingerprint: str = ""  # of what the batches are made from; a checkpoint of other data is refused
+    batch: Mapping[str, Any] = field(default_factory=dict)  # how they are made; kept for the same reason
+    layout: Layout = field(default_factory=Layout)
+    device: str = "cpu"
+
+    def configuration(self) -> dict[str, Any]:
+        """What a checkpoint may only be continued with: all that says what is learned from what."""
+        return {key: value for key, value in asdict(self).items() if key not in NOT_CONFIGURATION}
+
+    @property
+    def known_horizon(self) -> int | None:
+        """Steps in all; None where a time limit still has to be turned into a number of steps."""
+        return None if self.time_limit_seconds is not None else self.max_steps
+
+
+def train_options(
+    settings: TrainingSettings, *, seed: int, steps_per_epoch: float | None = None, **changes: Any
+) -> TrainOptions:
+    """Options from a stage's settings. The horizon is the smaller of max_steps and num_epochs x steps_per_epoch."""
+    horizons = [settings.max_steps] if settings.max_steps is not None else []
+    if settings.num_epochs is not None and steps_per_epoch is not None:
+        horizons.append(max(1, round(settings.num_epochs * steps_per_epoch)))
+    max_steps = min(horizons) if horizons else None
+    warmup = settings.warmup_steps
+    if warmup is None:
+        warmup = UNKNOWN_HORIZON_WARMUP if max_steps is None else round(max_steps * settings.warmup_ratio)
+    options: dict[str, Any] = {
+        "max_steps": max_steps,
+        "learning_rate": settings.learning_rate,
+        "lr_scheduler": settings.lr_scheduler,
+        "warmup_steps": warmup,
+        "decay_ratio": settings.decay_ratio,
+        "weight_decay": settings.weight_decay,
+        "max_grad_norm": settings.max_grad_norm,
+        "optimizer": settings.optimizer,
+        "dtype": compute_dtype(settings.bf16),
+        "save_steps": settings.save_steps,
+        "save_total_limit": settings.save_total_limit,
+        "logging_steps": settings.logging_steps,
+        "seed": seed,
+        "time_limit_seconds": settings.time_limit,
+        "layout": Layout(
+            dp_replicate_size=settings.dp_replicate_size,
+            dp_shard_size=settings.dp_shard_size,
+            tensor_parallel_size=settings.tensor_parallel_size,
+            pipeline_parallel_size=settings.pipeline_parallel_size,
+            context_parallel_size=settings.context_parallel_size,
+            pipeline_schedule=settings.pipeline_schedule,
+        ),
+    }
+    return TrainOptions(**{**options, **changes})
+
+
+def check_options(options: TrainOptions) -> None:
+    """Raise UserError for combinations that cannot be trained."""
+    if options.max_steps is None and options.time_limit_seconds is None:
+        raise UserError("nothing says when training ends", fix="set max_steps, num_epochs or time_limit")
+    if options.time_limit_seconds is not None and options.lr_scheduler not in ("wsd", "constant"):
+        raise UserError(
+            f"time_limit does not go with lr_scheduler {options.lr_scheduler}: its shape needs the number of steps "
+            "before the first one",
+            fix="use lr_scheduler: wsd, or set max_steps instead of time_limit",
+        )

@@ -1,0 +1,133 @@
+"""Who takes part in training. `World` is one process alone, and what every larger world looks like to the engine.
+
+All processes run the same stage function. The loop asks its world for its share of a step, for sums over all of them
+and for the update; nothing else in the engine knows how many there are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from groundup.train.objective import Objective
+from groundup.train.optim import trained_parameters
+from groundup.train.precision import autocast
+
+
+@dataclass
+class StepSums:
+    """What the forward passes of one update added up to, over all processes."""
+
+    loss: float = 0.0
+    tokens: float = 0.0
+    metrics: dict[str, tuple[float, float]] = field(default_factory=dict)  # name -> (sum, weight)
+
+
+class World:
+    """One process. `data_rank` of `data_size` is this process's share of a step's rows."""
+
+    rank: int = 0
+    size: int = 1
+    data_rank: int = 0
+    data_size: int = 1
+    device: str = "cpu"
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process writes the files and speaks."""
+        return self.rank == 0
+
+    # ------------------------------------------------ the update
+
+    def forward_backward(
+        self, model: nn.Module, objective: Objective, micro_batches: Sequence[Any], weight: float, dtype: str
+    ) -> StepSums:
+        """Gradients of the step's loss, summed over all processes and divided by the global `weight`.
+
+        `micro_batches` are those of the whole step; this process does its share.
+        """
+        sums = StepSums()
+        for batch, is_counted in self.share(micro_batches):
+            with autocast(dtype, self.device):
+                parts = objective.loss(model, batch)
+            (parts.loss_sum * (float(is_counted) / weight)).backward()  # type: ignore[no-untyped-call]
+            if is_counted:
+                sums.loss += float(parts.loss_sum.detach())
+                sums.tokens += int(parts.weight if parts.tokens is None else parts.tokens)
+                for name, (value, value_weight) in parts.metrics.items():
+                    before = sums.metrics.get(name, (0.0, 0.0))
+                    sums.metrics[name] = (before[0] + value, before[1] + value_weight)
+        self.finish_gradients(model)
+        return self.total(sums)
+
+    def share(self, micro_batches: Sequence[Any]) -> list[tuple[Any, bool]]:
+        """This process's micro-batches, and whether each counts.
+
+        Every process gets equally many, since sharded layers are gathered by all of them together: where they do not
+        divide evenly, some processes repeat one that counts nothing.
+        """
+        mine = [(batch, True) for batch in micro_batches[self.data_rank :: self.data_size]]
+        rounds = -(-len(micro_batches) // self.data_size)
+        return mine + [(micro_batches[0], False)] * (rounds - len(mine))
+
+    def finish_gradients(self, model: nn.Module) -> None:
+        """After the last backward pass of a step: gradients become those of the whole step."""
+
+    def total(self, sums: StepSums) -> StepSums:
+        """The sums of all processes, metrics by name."""
+        names = list(sums.metrics)  # the same in every process: they come from the same objective
+        flat = self.sum(sums.loss, sums.tokens, *(number for name in names for number in sums.metrics[name]))
+        pairs = zip(flat[2::2], flat[3::2], strict=True)
+        return StepSums(flat[0], flat[1], dict(zip(names, pairs, strict=True)))
+
+    def grad_norm(self, model: nn.Module) -> float:
+        """The norm of the whole model's gradient."""
+        grads = [p.grad for p in trained_parameters(model).values() if p.grad is not None]
+        return float(nn.utils.get_total_norm(grads))
+
+    def update(
+        self, model: nn.Module, optimizers: Sequence[torch.optim.Optimizer], gradient_scale: float = 1.0
+    ) -> None:
+        """Scale the gradients (clipping), let every optimiser step, and drop the gradients."""
+        if gradient_scale != 1.0:
+            for parameter in trained_parameters(model).values():
+                if parameter.grad is not None:
+                    parameter.grad.mul_(gradient_scale)
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+
+    # ------------------------------------------------ talking to each other
+
+    def sum(self, *values: float) -> list[float]:
+        """Each value summed over the processes that have different rows."""
+        return list(values)
+
+    def any(self, flag: bool) -> bool:
+        """Whether the flag is set in any process."""
+        return flag
+
+    def from_main(self, value: Any) -> Any:
+        """The main process's value, in every process (JSON-able)."""
+        return value
+
+    def barrier(self) -> None:
+        """Wait for all."""
+
+    def close(self) -> None:
+        """Leave the group, after the last step."""
+
+
+def to_device(value: Any, device: str) -> Any:
+    """Tensors in nested dicts, lists and tuples, on the device; everything else as it is."""
+    if isinstance(value, Tensor):
+        return value.to(device, non_blocking=True)
+    if isinstance(value, dict):
+        return {key: to_device(item, device) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(to_device(item, device) for item in value)
+    return value
