@@ -25,8 +25,8 @@ from groundup.train.objective import LossParts, Objective
 from groundup.train.optim import build_optimizers
 from groundup.train.options import TrainOptions, check_options, train_options
 from groundup.train.precision import prepare_processor
+from groundup.train.start import open_world
 from groundup.train.step import train_step
-from groundup.train.world import World
 
 __all__ = ["LossParts", "Objective", "TrainOptions", "TrainResult", "train", "train_options", "train_step"]
 
@@ -57,7 +57,8 @@ def train(
     """
     check_options(options)
     prepare_processor()
-    world = World()
+    world = open_world(options)
+    model = world.prepare(model)
     optimizers = build_optimizers(
         model,
         optimizer=options.optimizer,

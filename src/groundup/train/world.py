@@ -41,6 +41,10 @@ class World:
         """Whether this process writes the files and speaks."""
         return self.rank == 0
 
+    def prepare(self, model: nn.Module) -> nn.Module:
+        """The model as this world trains it (shared, sharded), before optimisers are built over its parameters."""
+        return model
+
     # ------------------------------------------------ the update
 
     def forward_backward(
