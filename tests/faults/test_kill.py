@@ -75,7 +75,7 @@ def test_sigkill_while_the_model_is_written_changes_nothing(attempts: Attempts, 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 75), (signal.SIGINT, 130)])
 @pytest.mark.parametrize(
-    ("function", "call"), [("torch.Tensor.backward", 14), ("groundup.train.engine.save_checkpoint", 3)]
+    ("function", "call"), [("torch.Tensor.backward", 14), ("groundup.train.engine.Checkpoints.save", 3)]
 )
 def test_asked_to_stop_it_finishes_the_step_saves_and_says_so(
     attempts: Attempts, whole: Path, tmp_path: Path, function: str, call: int, number: int, code: int

@@ -13,9 +13,10 @@ from safetensors.torch import load_file
 from groundup.artifacts import read_json, write_json
 from groundup.console import Console
 from groundup.errors import UserError
-from groundup.train.checkpoint import MARKER, damage_of, write_safetensors
+from groundup.train.checkpoint import MARKER, Checkpoints, damage_of, write_safetensors
 from groundup.train.engine import train
 from groundup.train.metrics import MetricsFile, read_metrics
+from groundup.train.optim import build_optimizers
 
 from .engine_parts import context_in, equal_weights, next_token, options, tiny_decoder, train_tiny, write_shards
 
@@ -154,3 +155,27 @@ def test_metrics_are_cut_back_to_the_step_and_half_a_line_is_dropped(tmp_path: P
     again.close()
     assert [row["step"] for row in read_metrics(path)] == [1, 2, 3, 4]
     assert read_metrics(path)[0] == {"step": 1, "loss": 0.3333333, "grad_norm": None}
+
+
+def test_a_run_can_go_back_to_an_earlier_checkpoint(tmp_path: Path, shards: Path) -> None:
+    """Model, moments and step are those of the checkpoint, and what came after it is gone."""
+    earlier, _ = train_tiny(tmp_path / "earlier", shards, lr_scheduler="constant", max_steps=8)
+    train_tiny(tmp_path / "run", shards, lr_scheduler="constant", save_total_limit=9)
+    model, setup = tiny_decoder(), options(lr_scheduler="constant")
+    optimizers = build_optimizers(model, optimizer="adamw", weight_decay=0.0)
+    checkpoints = Checkpoints(
+        tmp_path / "run" / "checkpoints", model, optimizers, setup.configuration(), Console(quiet=True), keep=9
+    )
+    assert checkpoints.restore() is not None
+    assert checkpoints.rewind(0) is None
+    found = checkpoints.rewind(11)
+    assert found is not None
+    assert found[0].step == 8
+    assert equal_weights(model, earlier)
+    assert {path.name for path in checkpoints.folder.iterdir()} == {f"checkpoint-{n}" for n in (1, 4, 8)}
+    found[0].guards["skipped"] = [[9, 10]]
+    checkpoints.save(*found)
+    again = checkpoints.restore()
+    assert again is not None
+    assert again[0] == found[0]
+    assert equal_weights(model, earlier)

@@ -45,6 +45,51 @@ class TrainState:
     first_step_seconds: float = 0.0  # of `seconds`, what the first step and its checkpoint took
     total_steps: int | None = None  # the horizon; None until a time limit has been turned into one
     configuration: dict[str, Any] = field(default_factory=dict)  # what must not change between attempts
+    guards: dict[str, Any] = field(default_factory=dict)  # what the watchers remember (health.py): JSON values
+
+
+class Checkpoints:
+    """The checkpoints of one training stage: the newest good one back, new ones saved, back to an earlier one."""
+
+    def __init__(
+        self,
+        folder: Path,
+        model: nn.Module,
+        optimizers: list[torch.optim.Optimizer],
+        configuration: dict[str, Any],
+        console: Console,
+        *,
+        keep: int,
+    ) -> None:
+        self.folder, self.model, self.optimizers = folder, model, optimizers
+        self.configuration, self.console, self.keep = configuration, console, keep
+
+    def restore(self) -> tuple[TrainState, dict[str, Any]] | None:
+        """Load the newest good checkpoint into model and optimisers; its state and the objective's. None: none there.
+
+        A damaged one is named and removed, and the one before it is used. UserError where it belongs to other settings.
+        """
+        return restore_newest(self.folder, self.model, self.optimizers, self.configuration, self.console)
+
+    def rewind(self, before_step: int) -> tuple[TrainState, dict[str, Any]] | None:
+        """Back to the newest good checkpoint of at most `before_step`, inside a run; later ones are removed.
+
+        Nothing is changed, and None comes back, where there is none so old. The guards that come back are those of
+        the checkpoint: who rewinds for a reason puts that reason into them and saves at once, so that a kill cannot
+        make the run forget it.
+        """
+        found = restore_newest(
+            self.folder, self.model, self.optimizers, self.configuration, self.console, at_most=before_step
+        )
+        if found is not None:
+            for later in _checkpoints(self.folder):
+                if step_of(later) > found[0].step:
+                    _remove(later)
+        return found
+
+    def save(self, state: TrainState, objective_state: dict[str, Any]) -> Path:
+        """Write `checkpoint-<step>`. UserError where the disk refuses."""
+        return save_checkpoint(self.folder, state, self.model, self.optimizers, objective_state, keep=self.keep)
 
 
 # ---------------------------------------------------------------- saving
@@ -150,8 +195,12 @@ def restore_newest(
     optimizers: list[torch.optim.Optimizer],
     configuration: dict[str, Any],
     console: Console,
+    *,
+    at_most: int | None = None,
 ) -> tuple[TrainState, dict[str, Any]] | None:
     """Load the newest checkpoint that verifies into model and optimisers; returns its state and the objective's.
+
+    Only those of at most step `at_most` count, where it is given.
 
     Leftovers of a cut-off save are removed. A damaged checkpoint is named and removed, and the one before it is used.
     Raises UserError where the checkpoint was made with other settings.
@@ -159,6 +208,8 @@ def restore_newest(
     for leftover in folder.glob(".checkpoint-*"):
         shutil.rmtree(leftover, ignore_errors=True)
     for checkpoint in _checkpoints(folder):
+        if at_most is not None and step_of(checkpoint) > at_most:
+            continue
         damage = damage_of(checkpoint)
         if damage is None:
             return _load(checkpoint, model, optimizers, configuration)
@@ -222,12 +273,12 @@ def _check_configuration(checkpoint: Path, saved: dict[str, Any], now: dict[str,
 
 def _checkpoints(folder: Path) -> list[Path]:
     """Newest first."""
-    steps = {
-        int(match[1]): path
-        for path in folder.glob("checkpoint-*")
-        if (match := re.fullmatch(r"checkpoint-(\d+)", path.name))
-    }
-    return [steps[step] for step in sorted(steps, reverse=True)]
+    found = [path for path in folder.glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", path.name)]
+    return sorted(found, key=step_of, reverse=True)
+
+
+def step_of(checkpoint: Path) -> int:
+    return int(checkpoint.name.rpartition("-")[2])
 
 
 def _remove(checkpoint: Path) -> None:

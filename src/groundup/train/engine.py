@@ -17,7 +17,7 @@ from torch import nn
 
 from groundup.artifacts import StageContext
 from groundup.errors import EXIT_FAILED, UserError
-from groundup.train.checkpoint import TrainState, damage_of, restore_newest, save_checkpoint
+from groundup.train.checkpoint import Checkpoints, TrainState, damage_of
 from groundup.train.clock import Clock, horizon_from_time
 from groundup.train.health import peak_memory_bytes
 from groundup.train.metrics import MetricsFile
@@ -67,10 +67,11 @@ def train(
         eps=options.eps,
         learning_rate_scales=options.learning_rate_scales,
     )
-    checkpoints = context.shared_folder / "checkpoints"
     configuration = options.configuration()
     state = TrainState(total_steps=options.known_horizon, configuration=configuration)
-    restored = restore_newest(checkpoints, model, optimizers, configuration, context.console)
+    folder = context.shared_folder / "checkpoints"
+    checkpoints = Checkpoints(folder, model, optimizers, configuration, context.console, keep=options.save_total_limit)
+    restored = checkpoints.restore()
     if restored is not None:
         state, objective_state = restored
         objective.load_state_dict(objective_state)
@@ -79,7 +80,7 @@ def train(
 
     def save() -> None:
         metrics.sync()
-        save_checkpoint(checkpoints, state, model, optimizers, objective.state_dict(), keep=options.save_total_limit)
+        checkpoints.save(state, objective.state_dict())
 
     model.train()
     shown: tuple[str, ...] = getattr(objective, "shown", ("loss",))
@@ -108,7 +109,7 @@ def train(
                 if is_first_save or is_horizon_new or is_last or stopping or state.step % options.save_steps == 0:
                     save()
                     if is_first_save:
-                        _prove_readable(checkpoints / f"checkpoint-{state.step}")
+                        _prove_readable(folder / f"checkpoint-{state.step}")
                     is_first_save = False
                 if state.step == 1:
                     state.first_step_seconds = clock.seconds()
