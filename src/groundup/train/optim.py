@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from groundup.train.muon import FULL_MOMENTUM, Muon, momentum_at
+
 # Roles are read off the names, which are Hugging Face's for every model here.
 LOOKUP_OR_HEAD = re.compile(r"(^|\.)(embed_tokens|lm_head|score)(\.|$)")
-MUON_MOMENTUM = 0.95  # Jordan et al. 2024
 
 
 def trained_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
@@ -63,14 +64,22 @@ def build_optimizers(
     if adamw := as_groups("adamw"):
         optimizers.append(torch.optim.AdamW(adamw, lr=0.0, betas=betas, eps=eps, fused=True))
     if muon := as_groups("muon"):
-        optimizers.append(torch.optim.Muon(muon, lr=0.0, momentum=MUON_MOMENTUM, adjust_lr_fn="match_rms_adamw"))
+        optimizers.append(Muon(muon, lr=0.0, momentum=FULL_MOMENTUM))
     return optimizers
 
 
-def set_learning_rate(optimizers: list[torch.optim.Optimizer], learning_rate: float) -> None:
+def set_learning_rate(optimizers: Sequence[torch.optim.Optimizer], learning_rate: float) -> None:
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["lr"] = learning_rate * group["lr_scale"]
+
+
+def set_momentum(optimizers: Sequence[torch.optim.Optimizer], step: int) -> None:
+    """Muon's momentum for update `step`, counted from 0; AdamW's betas stay."""
+    for optimizer in optimizers:
+        if isinstance(optimizer, Muon):
+            for group in optimizer.param_groups:
+                group["momentum"] = momentum_at(step)
 
 
 def moments(optimizers: list[torch.optim.Optimizer], model: nn.Module) -> dict[str, Tensor]:
