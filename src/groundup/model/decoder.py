@@ -10,6 +10,8 @@ Pre-norm blocks with RMSNorm (arXiv:1910.07467), grouped-query attention (arXiv:
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -18,6 +20,9 @@ from groundup.model.attention import attend, visibility
 from groundup.model.config import ModelConfig
 from groundup.model.functions import rms_norm, rotate
 from groundup.model.rope import RotaryTable
+
+# hidden `B, T, C`, targets `B, T`, temperature -> log p(target) `B, T` in fp32
+SplitHead = Callable[[Tensor, Tensor, float], Tensor]
 
 
 class KVCache:
@@ -162,14 +167,27 @@ class Trunk(nn.Module):
         document_ids: Tensor | None = None,
         cache: KVCache | None = None,
     ) -> Tensor:
-        T, past = input_ids.shape[1], cache.length if cache is not None else 0
+        rotation, masks = self.surroundings(input_ids, position_ids, document_ids, cache)
+        x = self.embed_tokens(input_ids)
+        for layer, window in zip(self.layers, self.windows, strict=True):
+            x = layer(x, rotation, masks[window], cache)
+        if cache is not None:
+            cache.length += input_ids.shape[1]
+        out: Tensor = self.norm(x)
+        return out
+
+    def surroundings(
+        self, tokens: Tensor, position_ids: Tensor | None, document_ids: Tensor | None, cache: KVCache | None
+    ) -> tuple[tuple[Tensor, Tensor], dict[int | None, Tensor | None]]:
+        """What all layers need besides hidden states: the rotation, and a mask per window. `tokens`: `B, T, ...`."""
+        T, past = tokens.shape[1], cache.length if cache is not None else 0
         key_documents = cache.append_documents(document_ids, T) if cache is not None else document_ids
         if position_ids is None:
-            position_ids = restarting_positions(key_documents, past + T, input_ids.device)[:, past:]
+            position_ids = restarting_positions(key_documents, past + T, tokens.device)[:, past:]
             positions = past + T
         else:
             positions = int(position_ids.max()) + 1
-        dtype = compute_dtype(self.norm.weight)
+        dtype = compute_dtype(next(self.parameters()))
         rotation = self.rotary.at(position_ids, positions, dtype)
         masks = {
             window: visibility(
@@ -179,17 +197,11 @@ class Trunk(nn.Module):
                 keys=past + T,
                 window=window,
                 dtype=dtype,
-                device=input_ids.device,
+                device=tokens.device,
             )
             for window in set(self.windows)
         }
-        x = self.embed_tokens(input_ids)
-        for layer, window in zip(self.layers, self.windows, strict=True):
-            x = layer(x, rotation, masks[window], cache)
-        if cache is not None:
-            cache.length += T
-        out: Tensor = self.norm(x)
-        return out
+        return rotation, masks
 
 
 class Decoder(nn.Module):
@@ -202,6 +214,8 @@ class Decoder(nn.Module):
         self.lm_head = (
             None if config.tie_word_embeddings else nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         )
+        # where the head is split over processes (train/parallel.py): what stands in for logprobs.token_logprobs
+        self.split_head: SplitHead | None = None
 
     @property
     def head_weight(self) -> Tensor:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from groundup.model.decoder import Decoder, compute_dtype
+from groundup.model.decoder import Decoder, SplitHead, compute_dtype
 
 CHUNK_BYTES = 32 << 20  # logits of one chunk in the compute dtype, but never fewer rows than:
 CHUNK_ROWS = 1024  # below this, the gradient of a large head is memory-bound
@@ -27,6 +27,9 @@ def token_logprobs(hidden: Tensor, model: Decoder, targets: Tensor, temperature:
 
     hidden `B, T, C` (final norm applied), targets `B, T` with ids of the vocabulary. Returns `B, T`.
     """
+    split_head: SplitHead | None = getattr(model, "split_head", None)
+    if split_head is not None:
+        return split_head(hidden, targets, temperature)
     weight = model.head_weight
     dtype = compute_dtype(weight)
     flat = hidden.reshape(-1, hidden.shape[-1]).to(dtype)
