@@ -10,6 +10,7 @@ from groundup.recipe.references import settings_data
 from groundup.recipe.settings import (
     CorpusRef,
     FileRef,
+    MayChange,
     ModelRef,
     PairsRef,
     Presentation,
@@ -28,6 +29,7 @@ __all__ = [
     "CorpusRef",
     "FileRef",
     "Kind",
+    "MayChange",
     "ModelRef",
     "PairsRef",
     "Presentation",

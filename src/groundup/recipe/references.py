@@ -14,7 +14,7 @@ from pydantic import BaseModel
 
 from groundup.errors import Problem
 from groundup.recipe.file import KeyPath, RecipeFile, any_of, did_you_mean, nearest, one_of
-from groundup.recipe.settings import Presentation, Reads
+from groundup.recipe.settings import MayChange, Presentation, Reads
 
 LEFT_TO_THE_STAGE = ("package:", "hf://", "http://", "https://")
 
@@ -181,24 +181,30 @@ def _inner_annotation(annotation: Any, containers: Any) -> Any:
 # ---------------------------------------------------------------- settings as data
 
 
-def settings_data(settings: BaseModel, *, with_presentation: bool = True) -> dict[str, Any]:
-    """Plain JSON data of all settings, defaults included; without presentation it is what fingerprints are made of."""
+def settings_data(
+    settings: BaseModel, *, with_presentation: bool = True, with_changeable: bool = True
+) -> dict[str, Any]:
+    """Plain JSON data of all settings, defaults included; without presentation it is what fingerprints are made of.
+
+    Without what `MayChange`, it is what decides whether unfinished work goes on.
+    """
     data: dict[str, Any] = settings.model_dump(mode="json")
-    if not with_presentation:
-        _drop_presentation(settings, data)
+    unwanted = (*(() if with_presentation else (Presentation,)), *(() if with_changeable else (MayChange,)))
+    if unwanted:
+        _drop_marked(settings, data, unwanted)
     return data
 
 
-def _drop_presentation(value: Any, data: Any) -> None:
+def _drop_marked(value: Any, data: Any, marks: tuple[type, ...]) -> None:
     if isinstance(value, BaseModel):
         for name, info in type(value).model_fields.items():
-            if any(isinstance(mark, Presentation) or mark is Presentation for mark in info.metadata):
+            if any(isinstance(mark, marks) or mark in marks for mark in info.metadata):
                 data.pop(name, None)
             elif name in data:
-                _drop_presentation(getattr(value, name), data[name])
+                _drop_marked(getattr(value, name), data[name], marks)
     elif isinstance(value, dict):
         for key, item in value.items():
-            _drop_presentation(item, data.get(str(key)))
+            _drop_marked(item, data.get(str(key)), marks)
     elif isinstance(value, list | tuple) and isinstance(data, list):
         for item, inner in zip(value, data, strict=True):
-            _drop_presentation(item, inner)
+            _drop_marked(item, inner, marks)

@@ -41,6 +41,11 @@ class Presentation:
     """Marks a setting that changes what is shown or how often is saved, never the result: not in the fingerprint."""
 
 
+@dataclass(frozen=True)
+class MayChange:
+    """Marks a setting of which an unfinished stage may go on with another value. A finished one is built anew."""
+
+
 CorpusRef = Annotated[str, Reads("corpus")]
 TokenizerRef = Annotated[str, Reads("tokenizer")]
 TokensRef = Annotated[str, Reads("tokens")]

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from groundup.errors import UserError
+from groundup.tokens.skips import Ranges, ranges_of
 from groundup.train.layout import Layout
 from groundup.train.precision import compute_dtype
 from groundup.train.settings import TrainingSettings
@@ -14,6 +15,9 @@ from groundup.train.settings import TrainingSettings
 UNKNOWN_HORIZON_WARMUP = 20
 # what is shown, how often is saved, and on what it runs: a checkpoint may be continued with other values of these
 NOT_CONFIGURATION = ("save_steps", "save_total_limit", "logging_steps", "layout", "device")
+# what may change while a run is under way; that what was trained so far stays the same is checked by itself
+NOT_CONFIGURATION += ("skip_steps", "on_spike", "max_tokens", "budget", "cost_per_hour", "stall_seconds", "report_to")
+NOT_CONFIGURATION += ("sequence_len", "tokens_per_step")  # known from `batch` already
 
 
 @dataclass(frozen=True)
@@ -40,6 +44,15 @@ class TrainOptions:
     batch: Mapping[str, Any] = field(default_factory=dict)  # how they are made; kept for the same reason
     layout: Layout = field(default_factory=Layout)
     device: str = "cpu"
+    skip_steps: Ranges = ()  # batches that are never trained, counted from 1
+    on_spike: str = "warn"  # or skip, rewind
+    max_tokens: int | None = None
+    budget: float | None = None  # money
+    cost_per_hour: float | None = None
+    stall_seconds: float | None = None
+    report_to: tuple[str, ...] = ()
+    sequence_len: int | None = None  # of a full row: what attention costs
+    tokens_per_step: float | None = None  # the mean where it varies: what max_tokens is in steps
 
     def configuration(self) -> dict[str, Any]:
         """What a checkpoint may only be continued with: all that says what is learned from what."""
@@ -77,6 +90,14 @@ def train_options(
         "logging_steps": settings.logging_steps,
         "seed": seed,
         "time_limit_seconds": settings.time_limit,
+        "skip_steps": ranges_of(settings.skip_steps),
+        "on_spike": settings.on_spike,
+        "max_tokens": settings.max_tokens,
+        "budget": settings.budget,
+        "cost_per_hour": settings.cost_per_hour,
+        "stall_seconds": settings.stall_seconds,
+        "report_to": tuple(settings.report_to),
+        "sequence_len": settings.sequence_len,
         "layout": Layout(
             dp_replicate_size=settings.dp_replicate_size,
             dp_shard_size=settings.dp_shard_size,

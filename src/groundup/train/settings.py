@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from groundup.chat.settings import Dataset
-from groundup.recipe import FileRef, ModelRef, Presentation, RewardRef, StageSettings, TokensRef
+from groundup.recipe import FileRef, MayChange, ModelRef, Presentation, RewardRef, StageSettings, TokensRef
+from groundup.tokens.skips import ranges_of
 
 UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
@@ -23,6 +24,11 @@ def seconds_of(value: Any) -> Any:
     if not re.fullmatch(r"(\d+(\.\d+)?[smhd])+", text):
         raise ValueError(f"{value!r} is not a time; write it like 90s, 3m or 1h30m")
     return sum(float(number) * UNITS[unit] for number, _, unit in re.findall(r"(\d+(\.\d+)?)([smhd])", text))
+
+
+def _steps(value: list[int | str]) -> list[int | str]:
+    ranges_of(value)
+    return value
 
 
 Seconds = Annotated[float, BeforeValidator(seconds_of), Field(gt=0)]
@@ -43,6 +49,18 @@ class TrainingSettings(StageSettings):
     """Passes over the data."""
     time_limit: Seconds | None = None
     """Seconds of training (`90s`, `3m`, `1h30m`). The number of steps is fixed once, from the speed at the start."""
+    max_tokens: Annotated[int | None, MayChange()] = Field(None, ge=1)
+    """Tokens that go through the model, at most. Like every limit it is never passed: the training ends before."""
+    budget: Annotated[float | None, MayChange()] = Field(None, gt=0)
+    """Money that this stage may cost, at cost_per_hour. Saved and ended before it is passed; all attempts count."""
+    cost_per_hour: Annotated[float | None, Presentation()] = Field(None, ge=0)
+    """What an hour of all machines of this run costs, in any currency."""
+    skip_steps: Annotated[list[int | str], MayChange(), AfterValidator(_steps)] = Field(default_factory=list)
+    """Batches that are never trained, like [1200-1210, 1300]; `groundup tokens show` prints them. Later ones move up.
+    Batches that are still to come may be added while the stage is under way."""
+    on_spike: Annotated[Literal["warn", "skip", "rewind"], MayChange()] = "warn"
+    """When the loss or the gradient jumps. skip: that update is left out. rewind: where the loss stays high, go back to
+    a checkpoint before it and leave those batches out, at most three times."""
     learning_rate: float = Field(3e-3, gt=0)
     """Highest learning rate. The same number serves Muon, whose updates are scaled to the size of AdamW's."""
     lr_scheduler: Literal["wsd", "cosine", "linear", "constant"] = "wsd"
@@ -82,10 +100,21 @@ class TrainingSettings(StageSettings):
     """Keep them when the stage is done, too. They only serve to go on after a kill and are larger than the model."""
     logging_steps: Annotated[int, Presentation()] = Field(5, ge=1)
     """Steps between lines in metrics.jsonl; the first and the last step are always there."""
+    stall_seconds: Annotated[Seconds | None, Presentation()] = 600.0
+    """A step that takes longer (or 20 times the usual, if that is more) is told, with what every thread was doing in
+    run.log. Under torchrun, a step of three times that ends the process, so that it is started again."""
+    report_to: Annotated[list[Literal["tensorboard", "wandb", "trackio"]], Presentation()] = Field(default_factory=list)
+    """Trackers that get a copy of metrics.jsonl; each has to be installed."""
     sample_prompts: list[str] = Field(default_factory=list)
     """Prompts that the model continues before and after the stage, kept in samples.jsonl."""
     sample_tokens: int = Field(48, ge=1)
     """Most tokens in one such continuation."""
+
+    @model_validator(mode="after")
+    def has_a_price(self) -> Self:
+        if self.budget is not None and not self.cost_per_hour:
+            raise ValueError("budget needs cost_per_hour: what an hour of the machines costs")
+        return self
 
 
 class PretrainSettings(TrainingSettings):
@@ -241,6 +270,10 @@ class PpoSettings(TrainingSettings):
             raise ValueError("nothing scores the answers: name a `reward` stage, or set `verifier: true`")
         if self.num_epochs is not None or self.time_limit is not None:
             raise ValueError("how long PPO trains is set by total_episodes, not by num_epochs or time_limit")
+        if self.skip_steps or self.on_spike != "warn":
+            raise ValueError(
+                "skip_steps and on_spike do nothing in PPO: its batches are answers that the model writes as it goes"
+            )
         if "sequence_len" in self.model_fields_set:
             raise ValueError("sequence_len does nothing in PPO: rows are as long as a prompt and its answer")
         if self.gradient_accumulation_steps != 1:

@@ -15,13 +15,16 @@ from groundup.recipe import Stage, settings_data
 SMALL_FILE_BYTES = 4_000_000  # up to here a file counts by its content, above by size and time of change
 
 
-def stage_fingerprint(stage: Stage, inputs: Mapping[str, str]) -> str:
-    """What was asked for: kind, version of its code's output, settings without presentation, seed, inputs."""
+def stage_fingerprint(stage: Stage, inputs: Mapping[str, str], *, is_under_way: bool = False) -> str:
+    """What was asked for: kind, version of its code's output, settings without presentation, seed, inputs.
+
+    `is_under_way`: of unfinished work, which goes on also where what `MayChange` has changed.
+    """
     return fingerprint_of(
         {
             "kind": stage.kind.name,
             "version": stage.kind.version,
-            "settings": settings_data(stage.settings, with_presentation=False),
+            "settings": settings_data(stage.settings, with_presentation=False, with_changeable=not is_under_way),
             "seed": stage.seed,
             "inputs": dict(inputs),
         }

@@ -20,6 +20,7 @@ from groundup.artifacts import (
     Artifact,
     StageContext,
     StageResult,
+    artifact_or_none,
     disk_error,
     finish_artifact,
     write_atomic,
@@ -180,11 +181,15 @@ def _run_stages(run: _Run, stages: Sequence[Stage], anew: set[str]) -> None:
 def _build(run: _Run, stage: Stage, inputs: dict[str, str], fingerprint: str) -> Artifact:
     """Run one stage in its work folder and put the finished artifact into place."""
     left = folders.unfinished_work(run.folder, stage.name)
-    if left is not None and left.fingerprint != fingerprint and newest_step(left.folder):
+    under_way = stage_fingerprint(stage, inputs, is_under_way=True)
+    if left is not None and left.fingerprint != under_way and newest_step(left.folder):
         run.console.info(f"  {stage.name} or what it reads has changed: its unfinished work is started anew")
-    work = folders.open_work(run.folder, stage.name, fingerprint)
+    work = folders.open_work(run.folder, stage.name, under_way)
     final = run.folder / stage.name
     if (artifact := fresh_artifact(work.folder, fingerprint)) is None:
+        if artifact_or_none(work.folder) is not None:  # finished, with another value of what may change under way
+            work.discard()
+            work = folders.open_work(run.folder, stage.name, under_way)
         run.state.start_clock(work)
         run.state.stage(stage.name, status="running", resumes=work.resumes)
         _event(run, stage.name, f"resumed at step {newest_step(work.folder)}" if work.resumes else "started")
@@ -310,10 +315,11 @@ def opening_line(recipe: Recipe, stages: Sequence[Stage], run_folder: Path, anew
         fingerprint = stage_fingerprint(stage, input_fingerprints(stage, outputs))
         artifact = None if stage.name in anew else fresh_artifact(run_folder / stage.name, fingerprint)
         left = folders.unfinished_work(run_folder, stage.name)
+        under_way = stage_fingerprint(stage, input_fingerprints(stage, outputs), is_under_way=True)
         if artifact is not None:
             outputs[stage.name] = artifact.output_fingerprint
             done.append(stage.name)
-        elif left is not None and left.fingerprint == fingerprint and stage.name not in anew:
+        elif left is not None and left.fingerprint == under_way and stage.name not in anew:
             step = newest_step(left.folder)
             resumes.append(f"{stage.name} resumes from step {step:,}" if step else f"{stage.name} goes on")
     if len(done) == len(stages):
