@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from groundup.train.objective import Objective
+from groundup.train.objective import LossParts, Objective
 from groundup.train.optim import trained_parameters
 from groundup.train.precision import autocast
 
@@ -25,6 +25,15 @@ class StepSums:
     loss: float = 0.0
     tokens: float = 0.0
     metrics: dict[str, tuple[float, float]] = field(default_factory=dict)  # name -> (sum, weight)
+
+    def add(self, parts: LossParts, factor: float) -> None:
+        """Add a micro-batch, `factor` 1 or 0; with 0 its metrics still have their names here, as everywhere."""
+        if factor:
+            self.loss += float(parts.loss_sum.detach())
+            self.tokens += int(parts.weight if parts.tokens is None else parts.tokens)
+        for name, (value, weight) in parts.metrics.items():
+            before = self.metrics.get(name, (0.0, 0.0))
+            self.metrics[name] = (before[0] + value, before[1] + weight) if factor else before
 
 
 class World:
@@ -55,16 +64,13 @@ class World:
         `micro_batches` are those of the whole step; this process does its share.
         """
         sums = StepSums()
-        for batch, is_counted in self.share(micro_batches):
+        share = self.share(micro_batches)
+        for number, (batch, is_counted) in enumerate(share, start=1):
             with autocast(dtype, self.device):
                 parts = objective.loss(model, batch)
+            self.before_backward(model, is_last=number == len(share))
             (parts.loss_sum * (float(is_counted) / weight)).backward()  # type: ignore[no-untyped-call]
-            if is_counted:
-                sums.loss += float(parts.loss_sum.detach())
-                sums.tokens += int(parts.weight if parts.tokens is None else parts.tokens)
-                for name, (value, value_weight) in parts.metrics.items():
-                    before = sums.metrics.get(name, (0.0, 0.0))
-                    sums.metrics[name] = (before[0] + value, before[1] + value_weight)
+            sums.add(parts, float(is_counted))
         self.finish_gradients(model)
         return self.total(sums)
 
@@ -77,6 +83,9 @@ class World:
         mine = [(batch, True) for batch in micro_batches[self.data_rank :: self.data_size]]
         rounds = -(-len(micro_batches) // self.data_size)
         return mine + [(micro_batches[0], False)] * (rounds - len(mine))
+
+    def before_backward(self, model: nn.Module, *, is_last: bool) -> None:
+        """Before each backward pass of a step; gradients are exchanged in the last one only."""
 
     def finish_gradients(self, model: nn.Module) -> None:
         """After the last backward pass of a step: gradients become those of the whole step."""
