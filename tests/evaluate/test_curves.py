@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from groundup.evaluate.curves import Floats, Health, divergence, judge_curve, judge_run, read_rows, spikes
+from groundup.evaluate.curves import Health, judge_curve, judge_run, read_rows
+from groundup.train.curves import Floats, divergence, spikes
 
 SMOOTH = ["adamw-baseline", "llmc-gpt2-with-gradnorm"]
 ROUGH = ["muon", "scaleup-1b"]
