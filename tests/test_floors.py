@@ -13,7 +13,7 @@ SOURCE = Path(__file__).resolve().parents[1] / "src" / "groundup"
 
 # The floors, from the ground up. Rooms on one floor do not import each other, unless NEIGHBOURS says so.
 FLOORS: list[set[str]] = [
-    {"errors", "stopping", "console", "artifacts", "environment", "packages", "tasks", "runs"},
+    {"errors", "stopping", "console", "artifacts", "environment", "packages", "tasks", "runs", "team", "meeting"},
     {"recipe", "kernels"},
     {"model"},
     {"chat", "tokens", "corpus"},

@@ -20,6 +20,7 @@ from typing import Any
 from groundup.console import Console
 from groundup.errors import UserError
 from groundup.stopping import StopRequest
+from groundup.team import Team
 
 FORMAT_VERSION = 1
 MARKER = "artifact.json"
@@ -65,6 +66,7 @@ class StageContext:
     stop: StopRequest  # set by Ctrl-C or SIGTERM; long loops look at it and save
     run_folder: Path  # runs/NAME
     common_folder: Path | None = None  # where several processes train: the main one's `folder`, the others' is scratch
+    team: Team = field(default_factory=Team)  # the processes that run this stage together
 
     @property
     def shared_folder(self) -> Path:

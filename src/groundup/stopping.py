@@ -29,6 +29,11 @@ class StopRequest:
     def request(self, exit_code: int) -> None:
         self.exit_code = exit_code
 
+    def join(self) -> None:
+        """Stop as well: another process of this training was asked to."""
+        if not self.is_set:
+            self.request(EXIT_STOPPED)
+
     def raise_if_set(self, what_is_saved: str) -> None:
         """To be called where everything worth keeping is on disk."""
         if self.exit_code is not None:

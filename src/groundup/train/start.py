@@ -1,12 +1,41 @@
-"""Which world this process trains in, from its environment (`torchrun` sets WORLD_SIZE and RANK) and the layout."""
+"""Which world this process trains in: alone, with others in shared memory, or in a mesh of torch.distributed."""
 
 from __future__ import annotations
 
+import os
+
+from groundup.team import Team
+from groundup.train.layout import Layout
 from groundup.train.options import TrainOptions
 from groundup.train.world import World
 
 
-def open_world(options: TrainOptions) -> World:
-    """One process alone, unless the environment says otherwise. UserError where the layout does not fit."""
-    options.layout.resolved(1)
-    return World()
+def open_world(options: TrainOptions, team: Team = Team()) -> World:
+    """The world of this process's team. UserError where the recipe's layout does not fit it."""
+    options.layout.resolved(team.size)
+    if team.size == 1:
+        return World()
+    if team.meeting is not None and options.device == "cpu" and is_plain_data_parallel(options.layout):
+        from groundup.train.shared_memory import SharedMemoryWorld
+
+        return SharedMemoryWorld(team)
+    from groundup.train.mesh import MeshWorld
+
+    connect(team)
+    return MeshWorld(options)
+
+
+def is_plain_data_parallel(layout: Layout) -> bool:
+    """Whether every process holds the whole model, or nothing was said: on one machine, memory is shared anyway."""
+    others = layout.tensor_parallel_size * layout.pipeline_parallel_size * layout.context_parallel_size
+    return others == 1 and layout.dp_shard_size in (None, 1)
+
+
+def connect(team: Team) -> None:
+    """Join torch's process group, once: through a file where all run on one machine, else as torchrun says."""
+    import torch.distributed as dist
+
+    if not dist.is_initialized() and team.rendezvous is not None:
+        store = dist.FileStore(team.rendezvous, team.size)
+        dist.init_process_group("gloo", store=store, rank=team.rank, world_size=team.size)
+        os.environ.setdefault("LOCAL_RANK", str(team.rank))

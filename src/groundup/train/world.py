@@ -6,7 +6,7 @@ and for the update; nothing else in the engine knows how many there are.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -44,6 +44,8 @@ class World:
     data_rank: int = 0
     data_size: int = 1
     device: str = "cpu"
+    # where processes hold parts of the model: a gloo group of all of them that only checkpoints use
+    checkpoint_group: Any = None
 
     @property
     def is_main(self) -> bool:
@@ -53,6 +55,10 @@ class World:
     def prepare(self, model: nn.Module) -> nn.Module:
         """The model as this world trains it (shared, sharded), before optimisers are built over its parameters."""
         return model
+
+    def checkpoints(self, checkpoints: Any) -> Any:
+        """The stage's `Checkpoints`, as this process may use them: restore, rewind, save."""
+        return checkpoints
 
     # ------------------------------------------------ the update
 
@@ -128,11 +134,18 @@ class World:
         """The main process's value, in every process (JSON-able)."""
         return value
 
+    def evaluate(self, work: Callable[[], dict[str, float]]) -> dict[str, float]:
+        """The numbers that `work` measures of the model as it is now, the same in every process."""
+        return work()
+
     def barrier(self) -> None:
         """Wait for all."""
 
     def close(self) -> None:
-        """Leave the group, after the last step."""
+        """Leave the group, after the last step or a failure."""
+
+    def end_helping(self) -> None:
+        """After the last step: a process that is not needed for the rest of the stage ends it here (`Helped`)."""
 
 
 def to_device(value: Any, device: str) -> Any:
