@@ -73,6 +73,21 @@ def memory_bytes() -> int:
         return total
 
 
+def available_memory_bytes() -> int:
+    """Memory that can still be asked for without swapping: the machine's, or the container's where that is less."""
+    free = memory_bytes()
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
+        limit, used = (Path(f"/sys/fs/cgroup/memory.{name}").read_text().strip() for name in ("max", "current"))
+        statistics = dict(line.split() for line in Path("/sys/fs/cgroup/memory.stat").read_text().splitlines())
+        if limit != "max":
+            free = min(free, int(limit) - int(used) + int(statistics.get("inactive_file", 0)))
+    except (OSError, ValueError, StopIteration):
+        pass
+    return free
+
+
 def free_disk_bytes(folder: Path) -> int:
     """Bytes free where `folder` lies, or would lie."""
     folder = folder.absolute()

@@ -13,12 +13,17 @@ from safetensors.torch import load_file
 from groundup.artifacts import read_json, write_json
 from groundup.console import Console
 from groundup.errors import UserError
-from groundup.train.checkpoint import MARKER, Checkpoints, damage_of, write_safetensors
+from groundup.model.tensor_files import write_safetensors
+from groundup.train.checkpoint import Checkpoints
+from groundup.train.checkpoint_files import MARKER, damage_of
 from groundup.train.engine import train
 from groundup.train.metrics import MetricsFile, read_metrics
 from groundup.train.optim import build_optimizers
 
 from .engine_parts import context_in, equal_weights, next_token, options, tiny_decoder, train_tiny, write_shards
+
+
+WEIGHTS, MOMENTS = "model-00000.safetensors", "optimizer-00000.safetensors"
 
 
 @pytest.fixture(scope="module")
@@ -37,11 +42,11 @@ def train_again(folder: Path, shards: Path, **changes: Any) -> tuple[torch.nn.Mo
 def test_a_checkpoint_is_safetensors_and_json_with_every_hash(tmp_path: Path, shards: Path) -> None:
     model, _ = train_tiny(tmp_path, shards)
     checkpoint = tmp_path / "checkpoints" / "checkpoint-12"
-    names = {"model.safetensors", "optimizer.safetensors", "objective.json", "state.json", MARKER}
+    names = {WEIGHTS, MOMENTS, "tensors.json", "objective.json", "state.json", MARKER}
     assert {path.name for path in checkpoint.iterdir()} == names
     assert set(read_json(checkpoint / MARKER)["sha256"]) == names - {MARKER}
     assert damage_of(checkpoint) is None
-    saved = load_file(checkpoint / "model.safetensors")  # the library reads what our writer wrote
+    saved = load_file(checkpoint / WEIGHTS)  # the library reads what our writer wrote
     assert all(torch.equal(saved[name], value) for name, value in model.state_dict().items())
     assert set(saved) == set(model.state_dict())
     state = read_json(checkpoint / "state.json")
@@ -55,22 +60,22 @@ def test_the_newest_few_are_kept(tmp_path: Path, shards: Path) -> None:
 
 def test_the_first_step_is_saved_and_read_back(tmp_path: Path, shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A disk that loses what it is given shows at step 1."""
-    from groundup.train import checkpoint
+    from groundup.train import checkpoint_storage
 
-    def forgetful(path: Path, tensors: Any) -> str:
-        sha256 = write_safetensors(path, tensors)
+    def forgetful(path: Path, *what: Any) -> str:
+        sha256 = write_safetensors(path, *what)
         path.write_bytes(path.read_bytes()[:-4] + b"\0\0\0\1")
         return sha256
 
-    monkeypatch.setattr(checkpoint, "write_safetensors", forgetful)
+    monkeypatch.setattr(checkpoint_storage, "write_safetensors", forgetful)
     with pytest.raises(UserError, match="first checkpoint does not read back"):
         train_tiny(tmp_path, shards, save_steps=1000)
     assert len(read_metrics(tmp_path / "metrics.jsonl")) == 1
 
 
 DAMAGES = {
-    "a flipped bit": (lambda c: flip(c / "model.safetensors"), "model.safetensors is not what was written"),
-    "a cut file": (lambda c: cut(c / "optimizer.safetensors"), "optimizer.safetensors is not what was written"),
+    "a flipped bit": (lambda c: flip(c / WEIGHTS), f"{WEIGHTS} is not what was written"),
+    "a cut file": (lambda c: cut(c / MOMENTS), f"{MOMENTS} is not what was written"),
     "a missing file": (lambda c: (c / "objective.json").unlink(), "objective.json is missing"),
     "no marker": (lambda c: (c / MARKER).unlink(), "no COMPLETE"),
     "half a marker": (lambda c: cut(c / MARKER), "COMPLETE cannot be read"),
@@ -97,7 +102,7 @@ def test_a_damaged_newest_checkpoint_is_reported_and_the_one_before_used(
     break_it, message = DAMAGES[damage]
     break_it(tmp_path / "run" / "checkpoints" / "checkpoint-14")
     model, told = train_again(tmp_path / "run", shards, max_steps=14)
-    assert f"warning: checkpoint-14 is damaged ({message}); the one before it is used" in told
+    assert f"warning: checkpoint-14 is damaged ({message}); checkpoint-12 is used" in told
     assert "going on from step 12" in told
     assert equal_weights(whole, model)
     assert [row["step"] for row in read_metrics(tmp_path / "run" / "metrics.jsonl")] == list(range(1, 15))
@@ -107,7 +112,7 @@ def test_leftovers_of_a_cut_off_save_are_cleared(tmp_path: Path, shards: Path) -
     train_tiny(tmp_path, shards)
     for name in (".checkpoint-16.tmp", ".checkpoint-8.gone"):
         (tmp_path / "checkpoints" / name).mkdir()
-        (tmp_path / "checkpoints" / name / "model.safetensors").write_bytes(b"half")
+        (tmp_path / "checkpoints" / name / WEIGHTS).write_bytes(b"half")
     train_again(tmp_path, shards)
     assert not list((tmp_path / "checkpoints").glob(".*"))
 

@@ -388,7 +388,7 @@ def test_frozen_parameters_stay_and_are_not_saved(tmp_path: Path, shards: Path) 
     train(model, next_token(shards), options(), context_in(tmp_path))
     from safetensors.torch import load_file
 
-    saved = load_file(tmp_path / "checkpoints" / "checkpoint-12" / "model.safetensors")
+    saved = load_file(tmp_path / "checkpoints" / "checkpoint-12" / "model-00000.safetensors")
     assert saved
     assert all("mlp" in name for name in saved)
     for (name, a), (_, b) in zip(before.named_parameters(), model.named_parameters(), strict=True):

@@ -1,38 +1,38 @@
-"""Checkpoints: `checkpoints/checkpoint-<step>/`, safetensors and JSON only, whole or not there at all.
+"""Checkpoints: what a run goes on from, exactly. Written in the background, whole or not there at all.
 
-    model.safetensors       trained parameters and persistent buffers
-    optimizer.safetensors   moments, as `moment/parameter name`
-    objective.json          what the objective added (generators, controllers); its tensors in objective.safetensors
-    state.json              step, tokens, seconds, horizon, configuration
-    COMPLETE                written last: the sha256 of each file
+    checkpoints/checkpoint-<step>/
+        model-00000.safetensors ...   tensors, in the files of checkpoint_storage.py; a set for each rank
+        tensors.json                  where each tensor's pieces lie
+        objective.json                what the objective added (generators, controllers), but for its tensors
+        state.json                    step, tokens, seconds, horizon, configuration, what the guards remember
+        COMPLETE                      written last: the sha256 of each file
 
-Saving writes into a hidden folder, fsyncs, and renames. Restoring takes the newest folder that verifies.
+The format is the same for one process and for a thousand: torch.distributed.checkpoint plans which rank writes and
+reads which piece, so a run may go on with another number of processes, or laid out differently.
 """
 
 from __future__ import annotations
 
-import errno
-import hashlib
 import json
-import os
-import re
-import shutil
-from collections.abc import Mapping
+import threading
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
-from safetensors.torch import load_file
+import torch.distributed as dist
 from torch import Tensor, nn
 
-from groundup.artifacts import disk_error, fingerprint_file, read_json, sync_folder
+from groundup.artifacts import read_json
 from groundup.console import Console
+from groundup.environment import available_memory_bytes
 from groundup.errors import EXIT_FAILED, UserError
-from groundup.model.tensor_files import write_safetensors
-from groundup.train.optim import load_moments, moments, trained_parameters
+from groundup.train import checkpoint_files as files
+from groundup.train.checkpoint_tensors import Copies, join_tensors, plain_name, saved_weights, split_tensors
+from groundup.train.optim import moments, trained_parameters
 
-MARKER = "COMPLETE"
+MEMORY_MARGIN = 1.25  # copies for a save in the background are only made where so many times their size is free
 
 
 @dataclass
@@ -48,8 +48,18 @@ class TrainState:
     guards: dict[str, Any] = field(default_factory=dict)  # what the watchers remember (health.py): JSON values
 
 
+Value = TypeVar("Value")
+Restored = tuple[TrainState, dict[str, Any]]  # and the objective's state
+
+
 class Checkpoints:
-    """The checkpoints of one training stage: the newest good one back, new ones saved, back to an earlier one."""
+    """The checkpoints of one training stage: the newest good one back, new ones saved, back to an earlier one.
+
+    `configuration` is what must not have changed since a checkpoint was made; the newest `keep` stay, and those of
+    every `milestone_steps`-th step for good. Where processes hold parts of the model, all of them make this object with
+    one gloo `group` that nothing else uses (planning goes on in the background), and call its methods in the same
+    order.
+    """
 
     def __init__(
         self,
@@ -60,231 +70,285 @@ class Checkpoints:
         console: Console,
         *,
         keep: int,
+        milestone_steps: int | None = None,
+        group: dist.ProcessGroup | None = None,
     ) -> None:
         self.folder, self.model, self.optimizers = folder, model, optimizers
-        self.configuration, self.console, self.keep = configuration, console, keep
+        self.configuration, self.console = configuration, console
+        self.keep, self.milestone_steps = keep, milestone_steps
+        self._group = group
+        self.rank, self.size = (0, 1) if group is None else (dist.get_rank(group), dist.get_world_size(group))
+        self._copies = Copies()
+        self._writing: _InBackground | None = None
+        self._was_told_about_memory = False
 
-    def restore(self) -> tuple[TrainState, dict[str, Any]] | None:
-        """Load the newest good checkpoint into model and optimisers; its state and the objective's. None: none there.
+    @property
+    def is_main(self) -> bool:
+        return self.rank == 0
 
-        A damaged one is named and removed, and the one before it is used. UserError where it belongs to other settings.
+    def _from_all(self, value: Value) -> list[Value]:
+        """The value of each process that holds a part, by rank."""
+        values = [value] * self.size
+        if self._group is not None:
+            dist.all_gather_object(values, value, self._group)
+        return values
+
+    # ------------------------------------------------ going on
+
+    def restore(self) -> Restored | None:
+        """Load the newest good checkpoint into model and optimisers. None where there is nothing to go on from.
+
+        A damaged one is named and removed once an older one has been loaded. UserError where all are damaged, or where
+        the checkpoint belongs to other settings or another model.
         """
-        return restore_newest(self.folder, self.model, self.optimizers, self.configuration, self.console)
+        self.wait()
+        if self.is_main:
+            files.sweep(self.folder)
+        return self._load_newest(self._steps())
 
-    def rewind(self, before_step: int) -> tuple[TrainState, dict[str, Any]] | None:
+    def rewind(self, before_step: int) -> Restored | None:
         """Back to the newest good checkpoint of at most `before_step`, inside a run; later ones are removed.
 
         Nothing is changed, and None comes back, where there is none so old. The guards that come back are those of
         the checkpoint: who rewinds for a reason puts that reason into them and saves at once, so that a kill cannot
         make the run forget it.
         """
-        found = restore_newest(
-            self.folder, self.model, self.optimizers, self.configuration, self.console, at_most=before_step
-        )
-        if found is not None:
-            for later in _checkpoints(self.folder):
-                if step_of(later) > found[0].step:
-                    _remove(later)
+        self.wait()
+        every = self._steps()
+        found = self._load_newest([step for step in every if step <= before_step])
+        if found is not None and self.is_main:
+            for step in every:
+                if step > found[0].step:
+                    files.remove(self._path(step))
         return found
 
-    def save(self, state: TrainState, objective_state: dict[str, Any]) -> Path:
-        """Write `checkpoint-<step>`. UserError where the disk refuses."""
-        return save_checkpoint(self.folder, state, self.model, self.optimizers, objective_state, keep=self.keep)
+    def _steps(self) -> list[int]:
+        """Newest first; what the main process sees."""
+        return self._from_all([files.step_of(path) for path in files.checkpoints_in(self.folder)])[0]
 
-
-# ---------------------------------------------------------------- saving
-
-
-def save_checkpoint(
-    folder: Path,
-    state: TrainState,
-    model: nn.Module,
-    optimizers: list[torch.optim.Optimizer],
-    objective_state: dict[str, Any],
-    *,
-    keep: int,
-) -> Path:
-    """Write `folder/checkpoint-<step>`, delete all but the newest `keep`. UserError where the disk refuses."""
-    final = folder / f"checkpoint-{state.step}"
-    temporary = folder / f".checkpoint-{state.step}.tmp"
-    try:
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir(parents=True)
-        scalars, tensors = _split_tensors(objective_state)
-        hashes = {
-            "model.safetensors": write_safetensors(temporary / "model.safetensors", _saved_weights(model)),
-            "optimizer.safetensors": write_safetensors(temporary / "optimizer.safetensors", moments(optimizers, model)),
-            "objective.json": _write_synced(temporary / "objective.json", _json_bytes(scalars)),
-            "state.json": _write_synced(temporary / "state.json", _json_bytes(asdict(state))),
-        }
-        if tensors:
-            hashes["objective.safetensors"] = write_safetensors(temporary / "objective.safetensors", tensors)
-        _write_synced(temporary / MARKER, _json_bytes({"sha256": hashes}))
-        sync_folder(temporary)
-        _remove(final)
-        temporary.rename(final)
-        sync_folder(folder)
-    except OSError as error:
-        shutil.rmtree(temporary, ignore_errors=True)
-        if error.errno == errno.EFBIG:
+    def _load_newest(self, steps: list[int]) -> Restored | None:
+        damaged: dict[int, str] = {}
+        for step in steps:
+            damage = self._damage_of(self._path(step))
+            if damage is None:
+                restored = self._load(self._path(step))
+                if self.is_main:
+                    for worse, why in damaged.items():
+                        self.console.warn(f"checkpoint-{worse} is damaged ({why}); checkpoint-{step} is used")
+                        files.remove(self._path(worse))
+                return restored
+            damaged[step] = damage
+        if max(damaged, default=0) > 1:
             raise UserError(
-                f"checkpoint-{state.step} is larger than a file may be here",
-                where=str(folder),
-                fix="raise the limit (ulimit -f), or choose another folder; the last checkpoint is kept",
+                "no checkpoint is whole: " + "; ".join(f"checkpoint-{step}: {why}" for step, why in damaged.items()),
+                where=str(self.folder),
+                fix="put back a copy of one of them, or delete the folder to train from the start",
                 exit_code=EXIT_FAILED,
-            ) from error
-        raise disk_error(error, final) from error
-    for old in _checkpoints(folder)[keep:]:
-        _remove(old)
-    return final
+            )
+        for step, why in damaged.items():  # the proof of the first step: nothing is lost without it
+            if self.is_main:
+                self.console.warn(f"checkpoint-{step} is damaged ({why}); training starts anew")
+                files.remove(self._path(step))
+        return None
 
+    def _damage_of(self, checkpoint: Path) -> str | None:
+        """Each process reads its share of the files; all come to the same answer."""
+        found = self._from_all(files.damage_of(checkpoint, self.rank, self.size))
+        return next((damage for damage in found if damage is not None), None)
 
-def _saved_weights(model: nn.Module) -> dict[str, Tensor]:
-    """Trained parameters and persistent buffers; frozen weights come from the model folder they were read from."""
-    parameters = trained_parameters(model)
-    named = {name for name, _ in model.named_parameters(remove_duplicate=False)}
-    buffers = {name: value for name, value in model.state_dict().items() if name not in named}
-    return {**parameters, **{name: value for name, value in buffers.items() if isinstance(value, Tensor)}}
+    def _load(self, checkpoint: Path) -> Restored:
+        from groundup.train.checkpoint_storage import read_tensors, saved_tensors
 
+        state = TrainState(**read_json(checkpoint / "state.json"))
+        self._check_configuration(checkpoint, state.configuration)
+        saved = saved_tensors(checkpoint)
+        weights = saved_weights(self.model)
+        self._check_shapes(checkpoint, weights, {name: one.shape for name, one in saved.items() if "/" not in name})
+        parameters = {plain_name(name): parameter for name, parameter in trained_parameters(self.model).items()}
+        old_moments = _plain_moments(self.optimizers, self.model)
+        targets: dict[str, Tensor] = dict(weights)
+        for key, one in saved.items():
+            group, _, name = key.partition("/")
+            if group == "objective":
+                targets[key] = torch.empty(one.shape, dtype=one.dtype)
+            elif name in parameters:  # a moment of one of this rank's parameters
+                old = old_moments.get(key)
+                fits = old is not None and (tuple(old.shape), old.dtype) == (one.shape, one.dtype)
+                parameter = parameters[name].detach()
+                if old is not None and fits:
+                    targets[key] = old
+                elif tuple(parameter.shape) == one.shape:
+                    targets[key] = torch.empty_like(parameter, dtype=one.dtype)  # sharded as the parameter is
+                else:  # a step counter stays where torch keeps it (on the parameter's device for fused AdamW)
+                    targets[key] = torch.empty(one.shape, dtype=one.dtype, device=parameter.device)
+        with torch.no_grad():
+            read_tensors(checkpoint, targets, self._group)
+        self._put_moments(parameters, targets)
+        tensors = {key.partition("/")[2]: value for key, value in targets.items() if key.startswith("objective/")}
+        return state, join_tensors(read_json(checkpoint / "objective.json"), tensors)
 
-def _write_synced(path: Path, data: bytes) -> str:
-    with path.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    return hashlib.sha256(data).hexdigest()
+    def _put_moments(self, parameters: Mapping[str, nn.Parameter], loaded: Mapping[str, Tensor]) -> None:
+        owner = {p: o for o in self.optimizers for group in o.param_groups for p in group["params"]}
+        for parameter in parameters.values():
+            owner[parameter].state.pop(parameter, None)
+        for key, value in loaded.items():
+            moment, _, name = key.partition("/")
+            if name and moment != "objective":
+                owner[parameters[name]].state[parameters[name]][moment] = value
 
+    def _check_configuration(self, checkpoint: Path, saved: dict[str, Any]) -> None:
+        now = json.loads(json.dumps(self.configuration))
+        different = sorted(key for key in saved.keys() | now.keys() if saved.get(key) != now.get(key))
+        if different:
+            changes = ", ".join(f"{key} {saved.get(key)!r} -> {now.get(key)!r}" for key in different)
+            raise UserError(
+                f"this checkpoint was made with other settings: {changes}",
+                where=str(checkpoint),
+                fix=f"put the settings back to go on, or delete {checkpoint.parent} to start again",
+            )
 
-def _json_bytes(value: Any) -> bytes:
-    return (json.dumps(value, indent=1) + "\n").encode()
+    def _check_shapes(
+        self, checkpoint: Path, weights: Mapping[str, Tensor], saved: Mapping[str, tuple[int, ...]]
+    ) -> None:
+        mine = {name: tuple(tensor.shape) for name, tensor in weights.items()}
+        # where layers lie in different processes, none of them has all names
+        shapes = {name: shape for one in self._from_all(mine) for name, shape in one.items()}
+        if shapes != dict(saved):
+            different = sorted({name for name, _ in set(shapes.items()) ^ set(saved.items())})
+            raise UserError(
+                f"the checkpoint's parameters are not the model's: {', '.join(different[:3])} ...",
+                where=str(checkpoint),
+                fix="delete the checkpoints folder to start again",
+            )
 
+    # ------------------------------------------------ saving
 
-def _split_tensors(state: dict[str, Any]) -> tuple[Any, dict[str, Tensor]]:
-    """A nested dict of JSON values and tensors as JSON (tensors replaced by a key) and the tensors by key."""
-    tensors: dict[str, Tensor] = {}
+    def save(self, state: TrainState, objective_state: dict[str, Any], *, wait: bool = True) -> None:
+        """Write `checkpoint-<step>`: now, or in the background while training goes on (`wait=False`).
 
-    def walk(value: Any, path: str) -> Any:
-        if isinstance(value, Tensor):
-            tensors[path] = value
-            return {"__tensor__": path}
-        if isinstance(value, dict):
-            return {str(key): walk(item, f"{path}.{key}" if path else str(key)) for key, item in value.items()}
-        if isinstance(value, (list, tuple)):
-            return [walk(item, f"{path}.{index}") for index, item in enumerate(value)]
-        return value
+        A save in the background has its own copy of the numbers of this step. The one before it is waited for, and
+        what went wrong with it is raised here or by `wait`. UserError where the disk refuses.
+        """
+        self.wait()
+        scalars, objective_tensors = split_tensors(objective_state)
+        tensors = saved_weights(self.model)
+        tensors |= _plain_moments(self.optimizers, self.model)
+        tensors |= {f"objective/{path}": value for path, value in objective_tensors.items()}
+        documents = {"state.json": files.json_bytes(asdict(state)), "objective.json": files.json_bytes(scalars)}
+        step, is_milestone = state.step, self._is_milestone(state.step)
+        if wait or self._is_memory_short(tensors):
+            self._write(step, tensors, None, documents, is_milestone)
+            return
+        copies, when_copied = self._copies.take(tensors)
 
-    return walk(state, ""), tensors
+        def write() -> None:
+            when_copied()
+            self._write(step, tensors, copies, documents, is_milestone)
 
+        self._writing = _InBackground(write)
 
-def _join_tensors(value: Any, tensors: Mapping[str, Tensor]) -> Any:
-    if isinstance(value, dict):
-        if set(value) == {"__tensor__"}:
-            return tensors[value["__tensor__"]]
-        return {key: _join_tensors(item, tensors) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_join_tensors(item, tensors) for item in value]
-    return value
+    def _is_milestone(self, step: int) -> bool:
+        return self.milestone_steps is not None and step % self.milestone_steps == 0
 
+    @property
+    def has_failed(self) -> bool:
+        """Whether a save in the background went wrong, which `wait` will raise."""
+        return self._writing is not None and self._writing.error is not None
 
-# ---------------------------------------------------------------- restoring
+    def wait(self) -> None:
+        """Until nothing is being written; raises what went wrong with it."""
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            writing.join()
+            if writing.error is not None:
+                raise writing.error
 
+    def close(self) -> None:
+        """At the end, however it came: let a save under way finish. What went wrong with it is told, not raised."""
+        try:
+            self.wait()
+        except UserError as error:
+            self.console.warn(str(error))
+        self._copies.drop()
 
-def restore_newest(
-    folder: Path,
-    model: nn.Module,
-    optimizers: list[torch.optim.Optimizer],
-    configuration: dict[str, Any],
-    console: Console,
-    *,
-    at_most: int | None = None,
-) -> tuple[TrainState, dict[str, Any]] | None:
-    """Load the newest checkpoint that verifies into model and optimisers; returns its state and the objective's.
+    def prove(self, state: TrainState) -> None:
+        """After the first save: it reads back from the disk, bit by bit, so a broken disk shows now, not in a week."""
+        from groundup.train.checkpoint_storage import first_difference
 
-    Only those of at most step `at_most` count, where it is given.
-
-    Leftovers of a cut-off save are removed. A damaged checkpoint is named and removed, and the one before it is used.
-    Raises UserError where the checkpoint was made with other settings.
-    """
-    for leftover in folder.glob(".checkpoint-*"):
-        shutil.rmtree(leftover, ignore_errors=True)
-    for checkpoint in _checkpoints(folder):
-        if at_most is not None and step_of(checkpoint) > at_most:
-            continue
-        damage = damage_of(checkpoint)
+        checkpoint = self._path(state.step)
+        if self.is_main:
+            files.forget_cached(checkpoint)
+        damage = self._damage_of(checkpoint)
         if damage is None:
-            return _load(checkpoint, model, optimizers, configuration)
-        console.warn(f"{checkpoint.name} is damaged ({damage}); the one before it is used")
-        _remove(checkpoint)
-    return None
+            tensors = saved_weights(self.model) | _plain_moments(self.optimizers, self.model)
+            different = first_difference(checkpoint, tensors, self._group)
+            different = next((one for one in self._from_all(different) if one), None)
+            damage = f"{different} comes back as something else" if different else None
+        if damage is not None:
+            raise UserError(
+                f"the first checkpoint does not read back as written: {damage}",
+                where=str(checkpoint),
+                fix="check the disk, or choose another folder",
+                exit_code=EXIT_FAILED,
+            )
+
+    def _path(self, step: int) -> Path:
+        return self.folder / f"checkpoint-{step}"
+
+    def _is_memory_short(self, tensors: Mapping[str, Tensor]) -> bool:
+        """Whether there is no room, in any process, for the copies that a save in the background needs."""
+        needed = self._copies.missing_bytes(tensors)
+        is_short = any(self._from_all(needed * MEMORY_MARGIN > available_memory_bytes()))
+        if is_short and self.is_main and not self._was_told_about_memory:
+            self._was_told_about_memory = True
+            self.console.info(
+                f"  no {needed / 1e9:.1f} GB free for a copy: training waits while a checkpoint is written"
+            )
+        return is_short
+
+    def _write(
+        self,
+        step: int,
+        tensors: Mapping[str, Tensor],
+        copies: Mapping[str, Tensor] | None,
+        documents: Mapping[str, bytes],
+        is_milestone: bool,
+    ) -> None:
+        from groundup.train.checkpoint_storage import write_tensors
+
+        temporary = files.temporary_folder(self.folder, step)
+
+        def complete(sha256: dict[str, str]) -> None:
+            hashes = {name: files.write_synced(temporary / name, data) for name, data in documents.items()}
+            files.finish(temporary, self._path(step), sha256 | hashes, is_milestone=is_milestone)
+            files.prune(self.folder, self.keep)
+
+        try:
+            write_tensors(temporary, tensors, copies, self._group, complete)
+        except OSError as error:
+            if self.is_main:
+                files.discard(temporary)
+            raise files.refused(error, self.folder, step) from error
 
 
-def damage_of(checkpoint: Path) -> str | None:
-    """What is wrong with a checkpoint's files, or None when each has the sha256 it was written with."""
-    marker = checkpoint / MARKER
-    if not marker.is_file():
-        return f"no {MARKER}"
-    try:
-        hashes: dict[str, str] = json.loads(marker.read_bytes())["sha256"]
-    except (ValueError, KeyError, TypeError):
-        return f"{MARKER} cannot be read"
-    for name, expected in hashes.items():
-        if not (checkpoint / name).is_file():
-            return f"{name} is missing"
-        if fingerprint_file(checkpoint / name) != expected:
-            return f"{name} is not what was written"
-    return None
+def _plain_moments(optimizers: list[torch.optim.Optimizer], model: nn.Module) -> dict[str, Tensor]:
+    return {plain_name(key): value for key, value in moments(optimizers, model).items()}
 
 
-def _load(
-    checkpoint: Path, model: nn.Module, optimizers: list[torch.optim.Optimizer], configuration: dict[str, Any]
-) -> tuple[TrainState, dict[str, Any]]:
-    state = TrainState(**read_json(checkpoint / "state.json"))
-    _check_configuration(checkpoint, state.configuration, configuration)
-    weights = load_file(checkpoint / "model.safetensors")
-    targets = _saved_weights(model)
-    shapes = [{(name, tuple(tensor.shape)) for name, tensor in which.items()} for which in (weights, targets)]
-    if shapes[0] != shapes[1]:
-        different = sorted({name for name, _ in shapes[0] ^ shapes[1]})
-        raise UserError(
-            f"the checkpoint's parameters are not the model's: {', '.join(different[:3])} ...",
-            where=str(checkpoint),
-            fix="delete the checkpoints folder to start again",
-        )
-    with torch.no_grad():
-        for name, tensor in targets.items():
-            tensor.copy_(weights[name])
-    load_moments(optimizers, model, load_file(checkpoint / "optimizer.safetensors"))
-    tensors_file = checkpoint / "objective.safetensors"
-    tensors = load_file(tensors_file) if tensors_file.exists() else {}
-    return state, _join_tensors(read_json(checkpoint / "objective.json"), tensors)
+class _InBackground:
+    """One function in a thread of its own, and what it raised."""
 
+    def __init__(self, work: Callable[[], Any]) -> None:
+        self.error: BaseException | None = None
+        self._work = work
+        self._thread = threading.Thread(target=self._run, name="checkpoint", daemon=True)
+        self._thread.start()
 
-def _check_configuration(checkpoint: Path, saved: dict[str, Any], now: dict[str, Any]) -> None:
-    now = json.loads(json.dumps(now))
-    different = sorted(key for key in saved.keys() | now.keys() if saved.get(key) != now.get(key))
-    if different:
-        changes = ", ".join(f"{key} {saved.get(key)!r} -> {now.get(key)!r}" for key in different)
-        raise UserError(
-            f"this checkpoint was made with other settings: {changes}",
-            where=str(checkpoint),
-            fix=f"put the settings back to go on, or delete {checkpoint.parent} to start again",
-        )
+    def _run(self) -> None:
+        try:
+            self._work()
+        except BaseException as error:  # raised again by whoever waits
+            self.error = error
 
-
-def _checkpoints(folder: Path) -> list[Path]:
-    """Newest first."""
-    found = [path for path in folder.glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", path.name)]
-    return sorted(found, key=step_of, reverse=True)
-
-
-def step_of(checkpoint: Path) -> int:
-    return int(checkpoint.name.rpartition("-")[2])
-
-
-def _remove(checkpoint: Path) -> None:
-    """Take the name away first: a kill half way leaves a leftover, never a damaged checkpoint."""
-    if checkpoint.exists():
-        gone = checkpoint.with_name(f".{checkpoint.name}.gone")
-        shutil.rmtree(gone, ignore_errors=True)
-        checkpoint.rename(gone)
-        shutil.rmtree(gone, ignore_errors=True)
+    def join(self) -> None:
+        self._thread.join()

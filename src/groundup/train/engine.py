@@ -10,14 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
 
 from groundup.artifacts import StageContext
-from groundup.errors import EXIT_FAILED, UserError
-from groundup.train.checkpoint import Checkpoints, TrainState, damage_of
+from groundup.train.checkpoint import Checkpoints, TrainState
 from groundup.train.clock import Clock, horizon_from_time
 from groundup.train.health import peak_memory_bytes
 from groundup.train.metrics import MetricsFile
@@ -57,7 +57,7 @@ def train(
     """
     check_options(options)
     prepare_processor()
-    world = open_world(options)
+    world = open_world(options, context.team)
     model = world.prepare(model)
     optimizers = build_optimizers(
         model,
@@ -69,8 +69,18 @@ def train(
     )
     configuration = options.configuration()
     state = TrainState(total_steps=options.known_horizon, configuration=configuration)
-    folder = context.shared_folder / "checkpoints"
-    checkpoints = Checkpoints(folder, model, optimizers, configuration, context.console, keep=options.save_total_limit)
+    checkpoints: Checkpoints = world.checkpoints(
+        Checkpoints(
+            context.shared_folder / "checkpoints",
+            model,
+            optimizers,
+            configuration,
+            context.console,
+            keep=options.save_total_limit,
+            milestone_steps=options.milestone_steps,
+            group=world.checkpoint_group,
+        )
+    )
     restored = checkpoints.restore()
     if restored is not None:
         state, objective_state = restored
@@ -78,9 +88,9 @@ def train(
         context.console.info(f"  {context.name}: going on from step {state.step:,}")
     metrics = MetricsFile(context.folder / "metrics.jsonl", state.step)
 
-    def save() -> None:
+    def save(*, wait: bool) -> None:
         metrics.sync()
-        checkpoints.save(state, objective.state_dict())
+        checkpoints.save(state, objective.state_dict(), wait=wait)
 
     model.train()
     shown: tuple[str, ...] = getattr(objective, "shown", ("loss",))
@@ -100,24 +110,31 @@ def train(
                 is_last = state.step == state.total_steps
                 is_evaluated = evaluate is not None and (is_last or _is_due(state.step, options.eval_steps))
                 if evaluate is not None and is_evaluated:
-                    row |= _evaluate(model, evaluate)
+                    row |= world.evaluate(partial(_evaluate, model, evaluate))
                 if is_evaluated or is_last or state.step == 1 or state.step % options.logging_steps == 0:
                     row |= clock.speed(state)
                     metrics.write({"step": state.step, **row, "memory": peak_memory_bytes()})
                 bar(state.step if unit == "steps" else state.seconds, progress_note(row, shown))
-                stopping = world.any(context.stop.is_set)
-                if is_first_save or is_horizon_new or is_last or stopping or state.step % options.save_steps == 0:
-                    save()
+                stopping = world.any(context.stop.is_set or checkpoints.has_failed)
+                if stopping:
+                    checkpoints.wait()  # a save that went wrong in the background ends the run here
+                if is_first_save or is_horizon_new or is_last or stopping:
+                    save(wait=True)
                     if is_first_save:
-                        _prove_readable(folder / f"checkpoint-{state.step}")
+                        checkpoints.prove(state)
                     is_first_save = False
+                elif options.is_save_due(state.step):
+                    save(wait=False)
                 if state.step == 1:
                     state.first_step_seconds = clock.seconds()
                 if stopping and not is_last:
+                    context.stop.join()  # it may be another process that was asked
                     context.stop.raise_if_set(f"{context.name} is saved at step {state.step:,}")
     finally:
+        checkpoints.close()
         metrics.close()
         world.close()
+    world.end_helping()
     return TrainResult(
         steps=state.step,
         tokens=state.tokens,
@@ -143,15 +160,3 @@ def _evaluate(model: nn.Module, evaluate: Callable[[nn.Module], dict[str, float]
         found = evaluate(model)
     model.train()
     return found
-
-
-def _prove_readable(checkpoint: Any) -> None:
-    """After the first save: what was written reads back, so a broken disk shows now and not after an hour."""
-    damage = damage_of(checkpoint)
-    if damage is not None:
-        raise UserError(
-            f"the first checkpoint does not read back as written: {damage}",
-            where=str(checkpoint),
-            fix="check the disk, or choose another folder",
-            exit_code=EXIT_FAILED,
-        )

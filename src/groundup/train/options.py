@@ -14,7 +14,7 @@ from groundup.train.settings import TrainingSettings
 
 UNKNOWN_HORIZON_WARMUP = 20
 # what is shown, how often is saved, and on what it runs: a checkpoint may be continued with other values of these
-NOT_CONFIGURATION = ("save_steps", "save_total_limit", "logging_steps", "layout", "device")
+NOT_CONFIGURATION = ("save_steps", "save_total_limit", "milestone_steps", "logging_steps", "layout", "device")
 # what may change while a run is under way; that what was trained so far stays the same is checked by itself
 NOT_CONFIGURATION += ("skip_steps", "on_spike", "max_tokens", "budget", "cost_per_hour", "stall_seconds", "report_to")
 NOT_CONFIGURATION += ("sequence_len", "tokens_per_step")  # known from `batch` already
@@ -35,6 +35,7 @@ class TrainOptions:
     dtype: str = "float32"  # what the forward pass computes in; weights stay as they are
     save_steps: int = 200
     save_total_limit: int = 2
+    milestone_steps: int | None = None
     logging_steps: int = 5
     seed: int = 0
     time_limit_seconds: float | None = None
@@ -57,6 +58,9 @@ class TrainOptions:
     def configuration(self) -> dict[str, Any]:
         """What a checkpoint may only be continued with: all that says what is learned from what."""
         return {key: value for key, value in asdict(self).items() if key not in NOT_CONFIGURATION}
+
+    def is_save_due(self, step: int) -> bool:
+        return step % self.save_steps == 0 or (self.milestone_steps is not None and step % self.milestone_steps == 0)
 
     @property
     def known_horizon(self) -> int | None:
@@ -87,6 +91,7 @@ def train_options(
         "dtype": compute_dtype(settings.bf16),
         "save_steps": settings.save_steps,
         "save_total_limit": settings.save_total_limit,
+        "milestone_steps": settings.milestone_steps,
         "logging_steps": settings.logging_steps,
         "seed": seed,
         "time_limit_seconds": settings.time_limit,

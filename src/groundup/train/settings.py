@@ -96,8 +96,10 @@ class TrainingSettings(StageSettings):
     """Steps between checkpoints."""
     save_total_limit: Annotated[int, Presentation()] = Field(2, ge=1)
     """Checkpoints that are kept while the stage trains."""
+    milestone_steps: Annotated[int | None, Presentation()] = Field(None, ge=1)
+    """Every so many steps a checkpoint is kept for good, beside save_total_limit and when the stage is done."""
     keep_checkpoints: Annotated[bool, Presentation()] = False
-    """Keep them when the stage is done, too. They only serve to go on after a kill and are larger than the model."""
+    """Keep all when the stage is done, too. They only serve to go on after a kill and are larger than the model."""
     logging_steps: Annotated[int, Presentation()] = Field(5, ge=1)
     """Steps between lines in metrics.jsonl; the first and the last step are always there."""
     stall_seconds: Annotated[Seconds | None, Presentation()] = 600.0

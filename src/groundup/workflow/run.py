@@ -8,7 +8,6 @@ from __future__ import annotations
 import errno
 import importlib
 import json
-import shutil
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -33,6 +32,7 @@ from groundup.recipe import Recipe, Stage, settings_data
 from groundup.recipe.text import origins, resolved_yaml
 from groundup.runs import WORK, cache_folder, newest_step, runs_home
 from groundup.stopping import StopRequest, listening_for_signals
+from groundup.train import checkpoint_files
 from groundup.workflow import run_folder as folders
 from groundup.workflow.freshness import fresh_artifact, input_fingerprints, stage_fingerprint
 
@@ -197,7 +197,7 @@ def _build(run: _Run, stage: Stage, inputs: dict[str, str], fingerprint: str) ->
         run.console.info(f"  {stage.name} done in {duration(artifact.seconds)}")
         _event(run, stage.name, "finished")
     if not getattr(stage.settings, "keep_checkpoints", False):  # the artifact is whole: nothing is left to resume
-        shutil.rmtree(work.folder / "checkpoints", ignore_errors=True)
+        checkpoint_files.clear(work.folder / "checkpoints")
     folders.publish(work, final)
     return replace(artifact, path=final)
 
