@@ -1,46 +1,142 @@
-"""What a run looks at before it changes a weight."""
+"""What a run looks at before it changes a weight: that loss and gradient are numbers, and where they ceased to be."""
 
 from __future__ import annotations
 
+import math
 import resource
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
 
 from groundup.errors import EXIT_FAILED, UserError
 from groundup.train.optim import trained_parameters
+from groundup.train.world import World
 
 
-def check_finite(model: nn.Module, *, step: int, loss: float, grad_norm: float, lr: float) -> None:
-    """Stop before the update when the loss or the gradient is not finite. The weights stay those of `step - 1`."""
-    if _is_finite(loss) and _is_finite(grad_norm):
-        return
-    culprit = first_non_finite(model)
-    where = f"; first in {culprit}" if culprit else ""
-    what = f"the loss is {loss}" if not _is_finite(loss) else f"the gradient is not finite (norm {grad_norm}{where})"
+def stop_non_finite(
+    model: nn.Module,
+    world: World,
+    run_again: Callable[[], object],
+    *,
+    step: int,
+    batch: int,
+    loss: float,
+    grad_norm: float,
+    lr: float,
+) -> NoReturn:
+    """End the run before the update, naming the first module in which a number was not finite.
+
+    `run_again` computes the step's loss and gradients once more, exactly as before, now with every module watched. All
+    processes come here together, since loss and norm are those of all of them.
+    """
+    parameter = last_non_finite(model)  # of the first pass: gradients are added to
+    where = Watched()
+    with torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext():
+        with where.watching(model):
+            run_again()
+    names = [name for name, _ in model.named_modules()]
+    module = first_of_all(world, names, where.module)
+    gradient = first_of_all(world, list(trained_parameters(model)), where.gradient) or parameter
+    if weight := last_non_finite(model, gradients=False):
+        culprit, why = weight, f"the weights of {weight} are not finite themselves"
+    elif module is not None:
+        culprit, why = module, f"the first module whose output is not finite is {module or 'the model itself'}"
+    elif not math.isfinite(loss) and where.gradient is not None:
+        culprit, why = "", "the output of every module is finite: it is the loss function"
+    elif gradient is not None:
+        culprit, why = gradient, f"the first gradient that is not finite, in backward order, is that of {gradient}"
+    elif not math.isfinite(loss):
+        culprit, why = "", "computed again it is finite: that points to the hardware (memory, GPU)"
+    else:
+        culprit, why = "", "every gradient is finite, only their norm is not"
+    what = f"the loss is {loss}" if not math.isfinite(loss) else f"the gradient is not finite (norm {grad_norm})"
     raise UserError(
-        f"step {step}: {what}; stopped before the update, the weights are still those of step {step - 1}",
-        where=culprit or "",
-        fix=f"lower learning_rate (now {lr:.3g}) or max_grad_norm, warm up for longer, or look at this step's data",
+        f"step {step}: {what}; {why}. Stopped before the update, the weights are still those of step {step - 1}",
+        where=culprit,
+        fix=f"lower learning_rate (now {lr:.3g}) or max_grad_norm, warm up for longer, or look at this step's data "
+        f"(`groundup tokens show RUN --step {step}`) and leave it out with skip_steps: [{batch}]",
         exit_code=EXIT_FAILED,
     )
 
 
-def first_non_finite(model: nn.Module) -> str | None:
-    """Name of the first trained parameter whose value or gradient is not finite, in the model's own order."""
-    for name, parameter in trained_parameters(model).items():
-        if not _all_finite(parameter) or (parameter.grad is not None and not _all_finite(parameter.grad)):
+def are_finite(*values: float) -> bool:
+    return all(math.isfinite(value) for value in values)
+
+
+class Watched:
+    """The first module, in forward order, with an output that is not finite; the first such gradient, in backward order.
+
+    A gradient stands for its parameter: under sharding the hooks of parameters do not run, and nothing is found.
+    """
+
+    def __init__(self) -> None:
+        self.module: str | None = None
+        self.gradient: str | None = None
+
+    @contextmanager
+    def watching(self, model: nn.Module) -> Iterator[None]:
+        handles: list[Any] = [
+            module.register_forward_hook(self._forward_hook(name)) for name, module in model.named_modules()
+        ]
+        handles += [
+            parameter.register_hook(self._gradient_hook(name)) for name, parameter in trained_parameters(model).items()
+        ]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def _forward_hook(self, name: str) -> Callable[[nn.Module, Any, Any], None]:
+        def look(_module: nn.Module, _inputs: Any, output: Any) -> None:
+            if self.module is None and not all(_all_finite(tensor) for tensor in _tensors(output)):
+                self.module = name
+
+        return look
+
+    def _gradient_hook(self, name: str) -> Callable[[Tensor], None]:
+        def look(gradient: Tensor) -> None:
+            if self.gradient is None and not _all_finite(gradient):
+                self.gradient = name
+
+        return look
+
+
+def first_of_all(world: World, names: list[str], mine: str | None) -> str | None:
+    """The first in the order of `names` that any process has found. Every process has to ask."""
+    flags = world.sum(*(float(name == mine) for name in names))
+    return next((name for name, flag in zip(names, flags, strict=True) if flag), None)
+
+
+def last_non_finite(model: nn.Module, *, gradients: bool = True) -> str | None:
+    """The last trained parameter, in the model's own order, whose gradient (or value) is not finite.
+
+    The backward pass goes the other way round, so it is the first of them to have got a wrong gradient.
+    """
+    for name, parameter in reversed(trained_parameters(model).items()):
+        tensor = parameter.grad if gradients else parameter
+        if tensor is not None and not _all_finite(tensor):
             return name
     return None
 
 
+def _tensors(value: Any) -> Iterator[Tensor]:
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, dict):
+        for item in value.values():
+            yield from _tensors(item)
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            yield from _tensors(item)
+
+
 def _all_finite(tensor: Tensor) -> bool:
-    return bool(torch.isfinite(tensor).all())
-
-
-def _is_finite(value: float) -> bool:
-    return value == value and abs(value) != float("inf")
+    return not tensor.is_floating_point() or bool(torch.isfinite(tensor).all())
 
 
 def peak_memory_bytes() -> int:

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import time
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import nn
 
 from groundup.errors import EXIT_FAILED, UserError
+from groundup.tokens.skips import batch_of
 from groundup.train.checkpoint import TrainState
-from groundup.train.health import check_finite
+from groundup.train.guards import left_out
+from groundup.train.health import are_finite, stop_non_finite
 from groundup.train.objective import Objective
 from groundup.train.optim import set_learning_rate
 from groundup.train.options import TrainOptions
 from groundup.train.schedule import lr_factor
-from groundup.train.world import World
+from groundup.train.world import StepSums, World
 
 
 def train_step(
@@ -26,17 +29,24 @@ def train_step(
     options: TrainOptions,
     state: TrainState,
     world: World | None = None,
+    *,
+    batches: Callable[[int, int], list[Any]] | None = None,
+    is_wanted: Callable[[TrainState, float, float], bool] | None = None,
 ) -> dict[str, Any]:
     """One optimiser update: `state.step` counts up, the weights change, and the step's numbers come back.
 
     The loss is summed over everything trained in the step and divided by the global count, so micro-batches and
-    processes change memory and time, not results.
+    processes change memory and time, not results. `batches(number, following)` gives the micro-batches of batch
+    `number` (from 0) and may prepare the following one. `is_wanted(state, loss, grad_norm)` may refuse the update: the
+    step counts, the weights stay.
     """
     world = world or World()
     step = state.step
     seed_step(options.seed, step)
+    gone = left_out(options, state.guards)
+    number, following = batch_of(step + 1, gone) - 1, batch_of(step + 2, gone) - 1
     started = time.perf_counter()
-    micro_batches = objective.micro_batches(step, model)
+    micro_batches = batches(number, following) if batches else objective.micro_batches(number, model)
     data_wait = time.perf_counter() - started
     weight = sum(objective.weight(batch) for batch in micro_batches)
     if weight <= 0:
@@ -44,9 +54,20 @@ def train_step(
     sums = world.forward_backward(model, objective, micro_batches, weight, options.dtype)
     learning_rate = learning_rate_at(step, options, state.total_steps)
     norm = world.grad_norm(model)
-    check_finite(model, step=step + 1, loss=sums.loss, grad_norm=norm, lr=learning_rate)
-    set_learning_rate(optimizers, learning_rate)
-    world.update(model, optimizers, options.max_grad_norm / norm if norm > options.max_grad_norm else 1.0)
+    if not are_finite(sums.loss, norm):
+
+        def run_again() -> StepSums:
+            seed_step(options.seed, step)
+            return world.forward_backward(model, objective, micro_batches, weight, options.dtype)
+
+        stop_non_finite(
+            model, world, run_again, step=step + 1, batch=number + 1, loss=sums.loss, grad_norm=norm, lr=learning_rate
+        )
+    if is_wanted is None or is_wanted(state, sums.loss / weight, norm):
+        set_learning_rate(optimizers, learning_rate)
+        world.update(model, optimizers, options.max_grad_norm / norm if norm > options.max_grad_norm else 1.0)
+    else:
+        world.drop_gradients(model, optimizers)
     state.step += 1
     state.tokens += int(sums.tokens)
     return {

@@ -118,6 +118,11 @@ class World:
                     parameter.grad.mul_(gradient_scale)
         for optimizer in optimizers:
             optimizer.step()
+        self.drop_gradients(model, optimizers)
+
+    def drop_gradients(self, model: nn.Module, optimizers: Sequence[torch.optim.Optimizer]) -> None:  # noqa: ARG002
+        """After an update, or in its place: the next step's gradients start from nothing."""
+        for optimizer in optimizers:
             optimizer.zero_grad(set_to_none=True)
 
     # ------------------------------------------------ talking to each other
