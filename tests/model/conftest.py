@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -86,3 +87,9 @@ def llama() -> Decoder:
 @pytest.fixture
 def tokens() -> torch.Tensor:
     return torch.randint(SMALL["vocab_size"], (3, 40), generator=torch.Generator().manual_seed(1))
+
+
+@pytest.fixture
+def random_family() -> Callable[[str], Decoder]:
+    """Makes the tiny random model of a family."""
+    return lambda name: random_model(model_config({**SMALL, **FAMILIES[name]}))

@@ -15,7 +15,7 @@ LENGTHS = (13, 1, 9, 17)  # documents packed into one row of 40
 @pytest.fixture(params=["matmul", "sdpa"])
 def form(request, monkeypatch):
     """Both ways to compute attention."""
-    monkeypatch.setattr(attention, "choose_attention", lambda *_: request.param)
+    monkeypatch.setattr(attention, "choose_attention", lambda *_, **__: request.param)
 
 
 def documents(rows: int) -> Tensor:

@@ -1,26 +1,96 @@
-"""Causal attention within documents: who may see whom, and the two ways to compute it.
+"""Causal attention within documents: who may see whom, and the ways to compute it.
 
-`visibility` makes one additive mask per forward; all layers share it. `attend` picks between two forms of the same
-function. On a CPU torch's scaled_dot_product_attention runs at a twentieth of the matrix units' rate up to about 2k
-keys (guides/performance.md 0.3), so there plain batched products with a softmax in the compute dtype win; everywhere
-else, and for long sequences where `T x T` scores would not fit, SDPA is used.
+Who sees whom is worked out once per forward and window, for all layers (`mask_for`), in the shape that the way of
+computing needs; `attend` does the computing. `choose_attention` says which way serves which device and rows.
+
+On a CPU torch's scaled_dot_product_attention runs at a twentieth of the matrix units' rate up to about 2k keys
+(guides/performance.md 0.3), so there plain batched products with a softmax in the compute dtype win. On a GPU a mask
+of `B, 1, T, T` is never made for whole rows: plain causal rows take SDPA's own causal form (flash, cuDNN), packed
+documents and windows the kernels of packed.py, which skip what nobody sees.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from groundup.model.functions import use_handwritten
+from groundup.model.packed import Blocks, Spans, attend_blocks, attend_spans, blocks_of, has_varlen, spans_of
+
 MATMUL_KEYS_AT_MOST = 2048
 
+# An additive mask `B or 1, 1, T, S`; None: all is seen; "causal": what is not later; Spans, Blocks: see packed.py.
+Mask = Tensor | Spans | Blocks | Literal["causal"] | None
 
-def choose_attention(device_type: str, keys: int) -> str:
-    """`matmul` or `sdpa`: the one place where this is decided."""
-    return "matmul" if device_type == "cpu" and keys <= MATMUL_KEYS_AT_MOST else "sdpa"
+
+def choose_attention(
+    device_type: str,
+    keys: int,
+    *,
+    queries: int | None = None,
+    packed: bool = False,
+    window: int | None = None,
+    dtype: torch.dtype = torch.float32,
+    head_dim: int = 64,
+) -> str:
+    """The one place where this is decided: `matmul`, `sdpa` (both with a dense mask), `causal`, `varlen` or `flex`.
+
+    `queries` None or fewer than `keys`: new tokens that continue a cache, whose dense mask is small. `packed`: rows
+    hold several documents, or padding.
+    """
+    if device_type == "cpu" and keys <= MATMUL_KEYS_AT_MOST:
+        return "matmul"
+    if queries != keys:
+        return "sdpa"
+    if not packed and (window is None or window >= keys):
+        return "causal"
+    if device_type != "cuda":
+        return "sdpa"
+    # flash attention has neither fp32 nor odd head sizes; flex is compiled for what is left
+    is_for_flash = dtype in (torch.bfloat16, torch.float16) and head_dim <= 256 and head_dim % 8 == 0
+    return "varlen" if is_for_flash and has_varlen() else "flex"
+
+
+def mask_for(
+    query_documents: Tensor | None,
+    key_documents: Tensor | None,
+    *,
+    rows: int,
+    queries: int,
+    keys: int,
+    window: int | None,
+    dtype: torch.dtype,
+    device: torch.device,
+    head_dim: int,
+) -> Mask:
+    """Who sees whom in `rows` rows, for `attend` on this device; the rest as for `visibility`, the ids on any device.
+
+    Ids that are on the CPU while the model is on a GPU are better: then nothing here waits for the GPU.
+    """
+    if queries == 1 and key_documents is None and (window is None or keys <= window):
+        return None
+    packed = query_documents is not None and key_documents is not None
+    form = choose_attention(
+        device.type, keys, queries=queries, packed=packed, window=window, dtype=dtype, head_dim=head_dim
+    )
+    if form == "causal":
+        return "causal"
+    if form in ("varlen", "flex"):
+        documents = torch.zeros(rows, keys, dtype=torch.long) if key_documents is None else key_documents
+        return spans_of(documents, window, device) if form == "varlen" else blocks_of(documents, window, device)
+    return visibility(
+        None if query_documents is None else query_documents.to(device),
+        None if key_documents is None else key_documents.to(device),
+        queries=queries,
+        keys=keys,
+        window=window,
+        dtype=dtype,
+        device=device,
+    )
 
 
 def visibility(
@@ -51,17 +121,34 @@ def visibility(
     return torch.zeros(visible.shape, dtype=dtype, device=device).masked_fill_(~visible, float("-inf"))
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, form: str | None = None) -> Tensor:
+def attend(q: Tensor, k: Tensor, v: Tensor, mask: Mask, form: str | None = None) -> Tensor:
     """softmax(q k^T / sqrt(D) + mask) v.
 
     q `B, H, T, D`; k, v `B, Hkv, S, D` (H a multiple of Hkv, query head h reads kv head h // (H / Hkv)); mask as from
-    `visibility`. Returns `B, H, T, D`. `form` forces one of the two ways (tests compare them).
+    `mask_for`. Returns `B, H, T, D`. `form` forces one of the two ways that take a dense mask (tests compare them).
     """
+    if isinstance(mask, Spans):
+        return attend_spans(q, k, v, mask)
+    if isinstance(mask, Blocks):
+        return attend_blocks(q, k, v, mask)
+    if isinstance(mask, str):
+        return F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=q.shape[1] != k.shape[1])
     form = form or choose_attention(q.device.type, k.shape[2])
     if form == "matmul":
+        if not use_handwritten():
+            return _matmul(q, k, v, mask)
         result: Tensor = _MatmulAttention.apply(q, k, v, mask)
         return result
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=q.shape[1] != k.shape[1])
+
+
+def _matmul(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+    """What `_MatmulAttention` computes, for torch.compile to fuse."""
+    B, H, T, D = q.shape
+    stacked = (q * D**-0.5).reshape(B, k.shape[1], -1, D)
+    scores = (stacked @ k.transpose(2, 3)).view(B, H, T, -1)
+    probabilities = torch.softmax(scores if mask is None else scores + mask, -1)
+    return (probabilities.view(B, k.shape[1], -1, k.shape[2]) @ v).view(B, H, T, D)
 
 
 class _MatmulAttention(torch.autograd.Function):

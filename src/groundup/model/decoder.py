@@ -16,9 +16,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from groundup.model.attention import attend, visibility
+from groundup.model.attention import Mask, attend, mask_for
 from groundup.model.config import ModelConfig
 from groundup.model.functions import rms_norm, rotate
+from groundup.model.packed import send
 from groundup.model.rope import RotaryTable
 
 # hidden `B, T, C`, targets `B, T`, temperature -> log p(target) `B, T` in fp32
@@ -104,7 +105,7 @@ class Attention(nn.Module):
             self.k_norm = RMSNorm(dim, config.rms_norm_eps)
         self.qk_norm = config.qk_norm
 
-    def forward(self, x: Tensor, rotation: tuple[Tensor, Tensor], mask: Tensor | None, cache: KVCache | None) -> Tensor:
+    def forward(self, x: Tensor, rotation: tuple[Tensor, Tensor], mask: Mask, cache: KVCache | None) -> Tensor:
         B, T, _ = x.shape
         q = self.q_proj(x).view(B, T, -1, self.head_dim)
         k = self.k_proj(x).view(B, T, -1, self.head_dim)
@@ -141,7 +142,7 @@ class Block(nn.Module):
         self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
 
-    def forward(self, x: Tensor, rotation: tuple[Tensor, Tensor], mask: Tensor | None, cache: KVCache | None) -> Tensor:
+    def forward(self, x: Tensor, rotation: tuple[Tensor, Tensor], mask: Mask, cache: KVCache | None) -> Tensor:
         x = x + self.self_attn(self.input_layernorm(x), rotation, mask, cache)
         out: Tensor = x + self.mlp(self.post_attention_layernorm(x))
         return out
@@ -178,7 +179,7 @@ class Trunk(nn.Module):
 
     def surroundings(
         self, tokens: Tensor, position_ids: Tensor | None, document_ids: Tensor | None, cache: KVCache | None
-    ) -> tuple[tuple[Tensor, Tensor], dict[int | None, Tensor | None]]:
+    ) -> tuple[tuple[Tensor, Tensor], dict[int | None, Mask]]:
         """What all layers need besides hidden states: the rotation, and a mask per window. `tokens`: `B, T, ...`."""
         T, past = tokens.shape[1], cache.length if cache is not None else 0
         key_documents = cache.append_documents(document_ids, T) if cache is not None else document_ids
@@ -190,14 +191,16 @@ class Trunk(nn.Module):
         dtype = compute_dtype(next(self.parameters()))
         rotation = self.rotary.at(position_ids, positions, dtype)
         masks = {
-            window: visibility(
+            window: mask_for(
                 document_ids,
                 key_documents,
+                rows=tokens.shape[0],
                 queries=T,
                 keys=past + T,
                 window=window,
                 dtype=dtype,
                 device=tokens.device,
+                head_dim=self.config.head_dim,
             )
             for window in set(self.windows)
         }
@@ -245,10 +248,10 @@ class Decoder(nn.Module):
 
 
 def restarting_positions(document_ids: Tensor | None, tokens: int, device: torch.device) -> Tensor:
-    """Positions `B or 1, T` that start at 0 wherever the document id changes."""
-    index = torch.arange(tokens, device=device)[None]
+    """Positions `B or 1, T` on `device` that start at 0 wherever the document id changes."""
     if document_ids is None:
-        return index
+        return torch.arange(tokens, device=device)[None]
+    index = torch.arange(tokens, device=document_ids.device)[None]
     starts = torch.zeros_like(document_ids)
     starts[:, 1:] = torch.where(document_ids[:, 1:] != document_ids[:, :-1], index[:, 1:], 0)
-    return index - starts.cummax(dim=1).values
+    return send(index - starts.cummax(dim=1).values, device)

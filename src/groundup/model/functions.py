@@ -13,11 +13,19 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 
+def use_handwritten() -> bool:
+    """Whether the backward passes written by hand are used: not where torch.compile fuses the plain formulas itself."""
+    return not torch.compiler.is_compiling()
+
+
 def rms_norm(x: Tensor, weight: Tensor, eps: float, dtype: torch.dtype) -> Tensor:
     """weight * x / sqrt(mean(x^2) + eps) over the last dimension (arXiv:1910.07467).
 
     The mean is taken in fp32 whatever x is; the result, rounded before the weight as in Llama, comes in `dtype`.
     """
+    if not use_handwritten():
+        wide = x.float()
+        return (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps)).to(dtype) * weight.to(dtype)
     result: Tensor = _RMSNorm.apply(x, weight, eps, dtype)
     return result
 
@@ -48,6 +56,8 @@ class _RMSNorm(torch.autograd.Function):
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Rotate heads `B, H, T, D` by `cos` and `sin` `B or 1, 1, T, D`, as `RotaryTable.at` gives them."""
+    if not use_handwritten():
+        return x * cos + _swapped(x) * sin
     result: Tensor = _Rotate.apply(x, cos, sin)
     return result
 
