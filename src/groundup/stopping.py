@@ -2,7 +2,8 @@
 
 A stage that can be cut at any moment (the corpus, a tokenizer) is interrupted at once: its partial work is either kept
 shard by shard or done again. A stage that trains asks for `deferred` stopping: the signal only sets a flag, the loop
-finishes its step, saves a checkpoint and raises `Stopped`. A second Ctrl-C ends it at once.
+finishes its step, saves a checkpoint and raises `Stopped`. A second Ctrl-C ends it at once; a second SIGTERM, which
+schedulers send to be sure, does not: it must not cut off the save that the first one asked for.
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ class StopRequest:
         exit_code = EXIT_INTERRUPTED if number == signal.SIGINT else EXIT_STOPPED
         is_second = self.is_set
         self.request(exit_code)
-        if not self.is_deferred or is_second:
+        if not self.is_deferred or (is_second and number == signal.SIGINT):
             raise Stopped("finished stages and checkpoints are kept", exit_code)
 
 

@@ -168,7 +168,7 @@ class SharedMemoryWorld(World):
 
     def update(
         self,
-        model: nn.Module,  # noqa: ARG002
+        model: nn.Module,
         optimizers: Sequence[torch.optim.Optimizer],
         gradient_scale: float = 1.0,
     ) -> None:
@@ -182,9 +182,13 @@ class SharedMemoryWorld(World):
             own.step()
         if self.is_main:
             self._counters += torch.tensor(self._steps)
-        self._is_touched.zero_()
+        self.drop_gradients(model, optimizers)
         self.barrier()
         torch.autograd.graph.increment_version(self._trained)  # the others' writes are none that torch has seen
+
+    def drop_gradients(self, model: nn.Module, optimizers: Sequence[torch.optim.Optimizer]) -> None:  # noqa: ARG002
+        """Nobody waits: all have read this process's gradients when its norm came back."""
+        self._is_touched.zero_()
 
     # ------------------------------------------------ talking to each other
 
