@@ -19,12 +19,12 @@ from torch import nn
 from groundup.artifacts import StageContext
 from groundup.train.checkpoint import Checkpoints, TrainState
 from groundup.train.clock import Clock, horizon_from_time
+from groundup.train.device import prepare_device
 from groundup.train.health import peak_memory_bytes
 from groundup.train.metrics import MetricsFile
 from groundup.train.objective import LossParts, Objective
 from groundup.train.optim import build_optimizers
 from groundup.train.options import TrainOptions, check_options, train_options
-from groundup.train.precision import prepare_processor
 from groundup.train.start import open_world
 from groundup.train.step import train_step
 
@@ -56,7 +56,7 @@ def train(
     finite, the disk refuses, or the checkpoint belongs to other settings.
     """
     check_options(options)
-    prepare_processor()
+    prepare_device(options.device, options.dtype)
     world = open_world(options, context.team)
     model = world.prepare(model)
     optimizers = build_optimizers(

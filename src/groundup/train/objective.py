@@ -14,7 +14,8 @@ class LossParts:
 
     loss_sum: Tensor  # summed over what is trained
     weight: float  # how much was trained (tokens, pairs); equal to `objective.weight(micro_batch)`
-    metrics: dict[str, tuple[float, float]] = field(default_factory=dict)  # name -> (sum, weight)
+    # name -> (sum, weight); a sum on a GPU stays a tensor there: asking for its value would wait for the GPU
+    metrics: dict[str, tuple[Tensor | float, float]] = field(default_factory=dict)
     tokens: int | None = None  # tokens that went through the model, where that is not `weight`
 
 

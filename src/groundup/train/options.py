@@ -8,6 +8,7 @@ from typing import Any
 
 from groundup.errors import UserError
 from groundup.tokens.skips import Ranges, ranges_of
+from groundup.train.device import choose_device
 from groundup.train.layout import Layout
 from groundup.train.precision import compute_dtype
 from groundup.train.settings import TrainingSettings
@@ -79,6 +80,7 @@ def train_options(
     warmup = settings.warmup_steps
     if warmup is None:
         warmup = UNKNOWN_HORIZON_WARMUP if max_steps is None else round(max_steps * settings.warmup_ratio)
+    device = choose_device(settings.device)
     options: dict[str, Any] = {
         "max_steps": max_steps,
         "learning_rate": settings.learning_rate,
@@ -88,7 +90,8 @@ def train_options(
         "weight_decay": settings.weight_decay,
         "max_grad_norm": settings.max_grad_norm,
         "optimizer": settings.optimizer,
-        "dtype": compute_dtype(settings.bf16),
+        "device": device,
+        "dtype": compute_dtype(settings.bf16, device),
         "save_steps": settings.save_steps,
         "save_total_limit": settings.save_total_limit,
         "milestone_steps": settings.milestone_steps,

@@ -23,7 +23,9 @@ def compute_dtype(bf16: bool | str = "auto", device: str = "cpu") -> str:
 def has_fast_bf16(device: str = "cpu") -> bool:
     """Whether matrix products in bfloat16 run on units of their own (AVX512-BF16, AMX, or a GPU since Ampere)."""
     if device.startswith("cuda"):
-        return bool(torch.cuda.is_bf16_supported())
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    if device == "mps":
+        return False
     try:
         with Path("/proc/cpuinfo").open(encoding="utf-8") as file:
             flags = next((line for line in file if line.startswith(("flags", "Features"))), "")
@@ -33,9 +35,12 @@ def has_fast_bf16(device: str = "cpu") -> bool:
     return bool(words & {"avx512_bf16", "amx_bf16", "bf16"})  # the last one is Arm's
 
 
-def autocast(dtype: str, device: str = "cpu") -> torch.autocast | contextlib.AbstractContextManager[None]:
+def autocast(
+    dtype: str, device: torch.device | str = "cpu"
+) -> torch.autocast | contextlib.AbstractContextManager[None]:
     """The context in which every forward pass of a training step runs. Objectives that score (PPO) use it too."""
-    return torch.autocast(device, dtype=torch.bfloat16) if dtype == "bfloat16" else contextlib.nullcontext()
+    kind = torch.device(device).type
+    return torch.autocast(kind, dtype=torch.bfloat16) if dtype == "bfloat16" else contextlib.nullcontext()
 
 
 @cache

@@ -79,6 +79,8 @@ class TrainingSettings(StageSettings):
     """muon: Muon for hidden matrices, AdamW for embeddings, head, norms and biases."""
     bf16: Literal["auto", True, False] = "auto"
     """Compute in bfloat16 with fp32 weights. auto: where the processor has fast bfloat16."""
+    device: Annotated[Literal["auto", "cpu", "cuda", "mps"], Presentation()] = "auto"
+    """auto: a GPU where there is one, else the CPU. mps (Apple's GPUs) has to be asked for."""
     dp_replicate_size: Annotated[int, Presentation()] = Field(1, ge=1)
     """Whole copies of the model, each trained on its own rows of a step. How many processes do what never changes
     what is learned."""

@@ -14,7 +14,9 @@ def open_world(options: TrainOptions, team: Team = Team()) -> World:
     """The world of this process's team. UserError where the recipe's layout does not fit it."""
     options.layout.resolved(team.size)
     if team.size == 1:
-        return World()
+        world = World()
+        world.device = options.device
+        return world
     if team.meeting is not None and options.device == "cpu" and is_plain_data_parallel(options.layout):
         from groundup.train.shared_memory import SharedMemoryWorld
 

@@ -11,8 +11,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
+from groundup.train.device import fetch, held, to_device
 from groundup.train.objective import LossParts, Objective
 from groundup.train.optim import trained_parameters
 from groundup.train.precision import autocast
@@ -22,18 +23,18 @@ from groundup.train.precision import autocast
 class StepSums:
     """What the forward passes of one update added up to, over all processes."""
 
-    loss: float = 0.0
+    loss: float = 0.0  # on a GPU, this and the metrics' sums are tensors there until `World.total`
     tokens: float = 0.0
     metrics: dict[str, tuple[float, float]] = field(default_factory=dict)  # name -> (sum, weight)
 
     def add(self, parts: LossParts, factor: float) -> None:
         """Add a micro-batch, `factor` 1 or 0; with 0 its metrics still have their names here, as everywhere."""
         if factor:
-            self.loss += float(parts.loss_sum.detach())
+            self.loss += held(parts.loss_sum)
             self.tokens += int(parts.weight if parts.tokens is None else parts.tokens)
         for name, (value, weight) in parts.metrics.items():
             before = self.metrics.get(name, (0.0, 0.0))
-            self.metrics[name] = (before[0] + value, before[1] + weight) if factor else before
+            self.metrics[name] = (before[0] + held(value), before[1] + weight) if factor else before
 
 
 class World:
@@ -54,7 +55,7 @@ class World:
 
     def prepare(self, model: nn.Module) -> nn.Module:
         """The model as this world trains it (shared, sharded), before optimisers are built over its parameters."""
-        return model
+        return model.to(self.device)
 
     def checkpoints(self, checkpoints: Any) -> Any:
         """The stage's `Checkpoints`, as this process may use them: restore, rewind, save."""
@@ -73,7 +74,7 @@ class World:
         share = self.share(micro_batches)
         for number, (batch, is_counted) in enumerate(share, start=1):
             with autocast(dtype, self.device):
-                parts = objective.loss(model, batch)
+                parts = objective.loss(model, to_device(batch, self.device))
             self.before_backward(model, is_last=number == len(share))
             (parts.loss_sum * (float(is_counted) / weight)).backward()  # type: ignore[no-untyped-call]
             sums.add(parts, float(is_counted))
@@ -99,7 +100,7 @@ class World:
     def total(self, sums: StepSums) -> StepSums:
         """The sums of all processes, metrics by name."""
         names = list(sums.metrics)  # the same in every process: they come from the same objective
-        flat = self.sum(sums.loss, sums.tokens, *(number for name in names for number in sums.metrics[name]))
+        flat = self.sum(*fetch([sums.loss, sums.tokens, *(number for name in names for number in sums.metrics[name])]))
         pairs = zip(flat[2::2], flat[3::2], strict=True)
         return StepSums(flat[0], flat[1], dict(zip(names, pairs, strict=True)))
 
@@ -152,13 +153,3 @@ class World:
     def end_helping(self) -> None:
         """After the last step: a process that is not needed for the rest of the stage ends it here (`Helped`)."""
 
-
-def to_device(value: Any, device: str) -> Any:
-    """Tensors in nested dicts, lists and tuples, on the device; everything else as it is."""
-    if isinstance(value, Tensor):
-        return value.to(device, non_blocking=True)
-    if isinstance(value, dict):
-        return {key: to_device(item, device) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return type(value)(to_device(item, device) for item in value)
-    return value
