@@ -15,7 +15,7 @@ from groundup.model.config import ModelConfig, model_config
 from groundup.model.decoder import Decoder
 from groundup.model.files import copy_tokenizer_files, save_model
 from groundup.model.init import init_weights
-from groundup.model.logprobs import cross_entropy_sum
+from groundup.model.loss import cross_entropy_sum
 from groundup.recipe import CheckReport
 from groundup.tokens.batches import TokenBatch, TokenBatches
 from groundup.tokens.shards import Manifest, read_manifest
@@ -30,6 +30,8 @@ SAMPLE_TEMPERATURE = 0.7  # greedy text of a small base model only repeats itsel
 
 class NextToken:
     """The objective: every token of every row is a target. All is a function of the step, so there is no state."""
+
+    is_function_of_step = True
 
     def __init__(self, batches: TokenBatches, micro_batch_size: int, *, document_mask: bool = True) -> None:
         self.batches, self.micro_batch_size, self.document_mask = batches, micro_batch_size, document_mask
