@@ -66,7 +66,7 @@ TARGETS = {  # guides/performance.md, "Targets": stock torch, native kernels
     ("10m", "float32"): (1.6, 1.6),
     ("135m", "bfloat16"): (1.3, 1.8),
 }
-TRAINING_KERNELS = "train"  # kernels/train.c
+TRAINING_KERNELS = "blocks"  # kernels/blocks.c
 MFU_TARGET, MEMORY_TARGET, OVERHEAD_TARGET = 0.68, 0.8, 0.03
 PEER_NAMES = {"trainer": "transformers Trainer", "litgpt": "litgpt", "nanogpt": "nanoGPT", "nanochat": "nanochat"}
 

@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from groundup.train.adamw import Eager
+
 # Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/; as in torch.optim.Muon
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 ITERATIONS = 5
@@ -29,7 +31,7 @@ def momentum_at(step: int) -> float:
     return FIRST_MOMENTUM + (FULL_MOMENTUM - FIRST_MOMENTUM) * share
 
 
-class Muon(torch.optim.Muon):
+class Muon(Eager, torch.optim.Muon):
     """torch.optim.Muon with `nesterov` and `match_rms_adamw`; same numbers, fewer calls.
 
     Parameters are matrices. Sharded ones (DTensor) are left to torch's loop, which knows how to gather them.

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from groundup.train.adamw import AdamW
 from groundup.train.muon import FULL_MOMENTUM, Muon, momentum_at
 
 # Roles are read off the names, which are Hugging Face's for every model here.
@@ -62,7 +63,7 @@ def build_optimizers(
 
     optimizers: list[torch.optim.Optimizer] = []
     if adamw := as_groups("adamw"):
-        optimizers.append(torch.optim.AdamW(adamw, lr=0.0, betas=betas, eps=eps, fused=True))
+        optimizers.append(AdamW(adamw, lr=0.0, betas=betas, eps=eps, fused=True))
     if muon := as_groups("muon"):
         optimizers.append(Muon(muon, lr=0.0, momentum=FULL_MOMENTUM))
     return optimizers
