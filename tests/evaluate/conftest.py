@@ -20,7 +20,7 @@ from groundup.model.config import model_config
 from groundup.model.decoder import Decoder
 from groundup.model.files import copy_tokenizer_files, save_model
 from groundup.model.init import init_weights
-from groundup.model.logprobs import cross_entropy_sum
+from groundup.model.loss import cross_entropy_sum
 from groundup.stopping import StopRequest
 from groundup.tasks import Task, make_tasks
 from groundup.tokens.tokenizer import Tokenizer

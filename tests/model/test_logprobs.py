@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from groundup.model import logprobs
-from groundup.model.logprobs import cross_entropy_sum, token_logprobs
+from groundup.model.logprobs import token_logprobs
+from groundup.model.loss import cross_entropy_sum
 
 
 class Head:

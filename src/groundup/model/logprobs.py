@@ -1,4 +1,4 @@
-"""Log-probabilities and cross entropy from hidden states, chunk by chunk: the logits of a batch never exist whole.
+"""Log-probabilities from hidden states, chunk by chunk: the logits of a batch never exist whole.
 
 A chunk's logits are made in the compute dtype and turned, in fp32, into one number per token (the target's
 log-probability) and into onehot(target) - p, from which the backward pass makes the gradient. Between the two passes
@@ -20,6 +20,8 @@ CHUNK_BYTES = 32 << 20  # logits of one chunk in the compute dtype, but never fe
 CHUNK_ROWS = 1024  # below this, the gradient of a large head is memory-bound
 SOFTMAX_BYTES = 2 << 20  # fp32 logits worked on at a time: stays in a core's cache
 KEEP_BYTES = 64 << 20  # probabilities kept from forward to backward; above it they are computed again
+GPU_CHUNK_BYTES = 256 << 20  # a GPU needs large products, and has no cache to stay in
+GPU_KEEP_BYTES = 1 << 30
 
 
 def token_logprobs(hidden: Tensor, model: Decoder, targets: Tensor, temperature: float = 1.0) -> Tensor:
@@ -38,24 +40,6 @@ def token_logprobs(hidden: Tensor, model: Decoder, targets: Tensor, temperature:
     return result.view(targets.shape)
 
 
-def cross_entropy_sum(
-    hidden: Tensor, model: Decoder, targets: Tensor, weights: Tensor | None = None
-) -> tuple[Tensor, Tensor]:
-    """(sum of weight * -log p(target), sum of weights) over all tokens; both are fp32 scalars.
-
-    `weights` `B, T` (1 trained, 0 not; None: all trained). Tokens of weight 0 cost nothing: they leave before the head.
-    """
-    if weights is None:
-        return -token_logprobs(hidden, model, targets).sum(), torch.tensor(float(targets.numel()))
-    weights = weights.reshape(-1).float()
-    kept = weights.nonzero().squeeze(1)
-    if len(kept) < len(weights):
-        hidden = hidden.reshape(-1, hidden.shape[-1]).index_select(0, kept)
-        targets, weights = targets.reshape(-1).index_select(0, kept), weights.index_select(0, kept)
-    logprobs = token_logprobs(hidden, model, targets.reshape(-1) if hidden.dim() == 2 else targets)
-    return -(logprobs.reshape(-1) * weights).sum(), weights.sum()
-
-
 class _TargetLogprobs(torch.autograd.Function):
     """hidden `N, C`, weight `V, C`, targets `N` -> log-probabilities `N` (fp32).
 
@@ -66,8 +50,10 @@ class _TargetLogprobs(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, temperature: float) -> Tensor:
         tokens, row_bytes = len(hidden), len(weight) * hidden.element_size()
-        rows = max(CHUNK_ROWS, CHUNK_BYTES // row_bytes)
-        keep = any(ctx.needs_input_grad[:2]) and tokens * row_bytes <= KEEP_BYTES
+        is_cpu = hidden.device.type == "cpu"
+        rows = max(CHUNK_ROWS, (CHUNK_BYTES if is_cpu else GPU_CHUNK_BYTES) // row_bytes)
+        keep_bytes = KEEP_BYTES if is_cpu else GPU_KEEP_BYTES
+        keep = any(ctx.needs_input_grad[:2]) and tokens * row_bytes <= keep_bytes
         result = torch.empty(tokens, device=hidden.device)
         kept = []
         for start in range(0, tokens, rows):
@@ -103,6 +89,8 @@ def _residual(hidden: Tensor, weight: Tensor, targets: Tensor, temperature: floa
     The product runs over the whole chunk; the softmax in fp32 over a few rows at a time, which stay in the cache.
     """
     logits = hidden @ weight.T
+    if logits.device.type != "cpu":
+        return _residual_at_once(logits, targets, temperature)
     logprobs = torch.empty(len(hidden), device=hidden.device)
     rows = max(1, SOFTMAX_BYTES // (4 * len(weight)))
     for start in range(0, len(hidden), rows):
@@ -119,3 +107,13 @@ def _residual(hidden: Tensor, weight: Tensor, targets: Tensor, temperature: floa
         wide[at] += 1
         logits[part] = wide
     return logprobs, logits
+
+
+def _residual_at_once(logits: Tensor, targets: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    """The same from a chunk's logits in few large operations, for a GPU."""
+    wide = logits.float() / temperature
+    log_sum = torch.logsumexp(wide, 1)
+    target = wide.gather(1, targets[:, None]).squeeze(1)
+    residual = wide.sub_(log_sum[:, None]).exp_().neg_()
+    residual.scatter_add_(1, targets[:, None], torch.ones_like(target)[:, None])
+    return target - log_sum, residual.to(logits.dtype)

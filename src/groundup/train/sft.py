@@ -19,7 +19,7 @@ from groundup.errors import Problem, UserError
 from groundup.model.decoder import Decoder
 from groundup.model.files import load_model, save_model
 from groundup.model.generate import Sampling, generate
-from groundup.model.logprobs import cross_entropy_sum
+from groundup.model.loss import cross_entropy_sum
 from groundup.recipe import CheckReport
 from groundup.tokens.tokenizer import Tokenizer
 from groundup.train.chat_data import (
@@ -48,6 +48,8 @@ TOKENS_AROUND_A_TURN = 5  # of a chat template: role and control tokens
 
 class ChatTurns:
     """The objective: cross entropy of the trained tokens, summed. All is a function of the step: there is no state."""
+
+    is_function_of_step = True
 
     def __init__(self, rows: Sequence[PackedRow], order: RowOrder, micro_batch_size: int, pad_id: int) -> None:
         self.rows, self.order, self.micro_batch_size, self.pad_id = rows, order, micro_batch_size, pad_id
