@@ -32,6 +32,7 @@ class NextToken:
     """The objective: every token of every row is a target. All is a function of the step, so there is no state."""
 
     is_function_of_step = True
+    is_next_token = True  # a pipeline may compute its loss (pipeline.py)
 
     def __init__(self, batches: TokenBatches, micro_batch_size: int, *, document_mask: bool = True) -> None:
         self.batches, self.micro_batch_size, self.document_mask = batches, micro_batch_size, document_mask
