@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import math
 import os
 import statistics
 import subprocess
@@ -277,10 +278,8 @@ def report_on(
     gemm = {dtype: gemm_rates(system) for (name, dtype), system in running.items() if name == "matrix products"}
     trained = {key: system.measured for key, system in running.items() if key[0] != "matrix products"}
     equal = {key: steps.first_loss for key, steps in trained.items() if key[0] not in ("nanoGPT", "nanochat")}
-    first = next(iter(equal.values()), None)
-    is_same = first is not None and all(
-        loss is not None and abs(loss - first) <= LOSS_TOLERANCE * first for loss in equal.values()
-    )
+    first = next(iter(equal.values()), None) or math.nan
+    is_same = all(loss is not None and abs(loss - first) <= LOSS_TOLERANCE * first for loss in equal.values())
     report["work"][f"train {work.name}"] = {
         "what": f"one update of {work.name} ({work.batch} x {work.sequence_len} tokens, AdamW, clipped at 1) in each "
         "system's own loop; nanoGPT's and nanochat's models differ in their layers",

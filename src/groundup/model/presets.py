@@ -10,6 +10,15 @@ _LLAMA3: dict[str, Any] = {**_WIDE, "vocab_size": 128256, "rope_theta": 500_000.
 
 PRESETS: dict[str, dict[str, Any]] = {
     # name: fields that differ from ModelConfig's defaults
+    "1m": {  # for minutes on a CPU: small enough for many steps, with what was found to pay (docs/log.md)
+        "hidden_size": 128,
+        "intermediate_size": 352,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 4,
+        "qk_norm": True,
+        "tie_word_embeddings": False,
+    },
     "tiny": {},  # 5M
     "10m": {
         "hidden_size": 384,
