@@ -9,7 +9,7 @@ schedulers send to be sure, does not: it must not cut off the save that the firs
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
 
@@ -58,10 +58,12 @@ class StopRequest:
 
 
 @contextmanager
-def listening_for_signals() -> Iterator[StopRequest]:
+def listening_for_signals(
+    numbers: Sequence[signal.Signals] = (signal.SIGINT, signal.SIGTERM),
+) -> Iterator[StopRequest]:
     """Install the handlers for one run and put the old ones back."""
     stop = StopRequest()
-    before = {number: signal.signal(number, stop._on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, stop._on_signal) for number in numbers}
     try:
         yield stop
     finally:

@@ -44,6 +44,9 @@ Overrides = Annotated[
 RunsFolder = Annotated[Path | None, typer.Option("--runs", help="folder that holds the runs", metavar="FOLDER")]
 AsJson = Annotated[bool, typer.Option("--json", help="one JSON object on stdout")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="warnings only")]
+ProcessesOption = Annotated[
+    str, typer.Option("--processes", help="processes that train a stage together on this machine", metavar="N|auto")
+]
 Fresh = Annotated[bool, typer.Option("--fresh", help="build anew what is done already")]
 
 
@@ -73,14 +76,20 @@ def root(
 
 
 @app.command(rich_help_panel="Start")
-def demo(overrides: Overrides = None, fresh: Fresh = False, runs: RunsFolder = None, quiet: Quiet = False) -> None:
+def demo(
+    overrides: Overrides = None,
+    fresh: Fresh = False,
+    runs: RunsFolder = None,
+    quiet: Quiet = False,
+    processes: ProcessesOption = "auto",
+) -> None:
     """A tiny model's whole life on this machine, ending in a report and a chat. The same command goes on.
 
     Example: [bold]groundup demo base.max_steps=200[/]
     """
     from groundup.cli import verbs
 
-    raise typer.Exit(verbs.demo(overrides or [], fresh=fresh, home=runs, quiet=quiet, debug=DEBUG))
+    raise typer.Exit(verbs.demo(overrides or [], fresh=fresh, home=runs, quiet=quiet, debug=DEBUG, processes=processes))
 
 
 @app.command(rich_help_panel="Start")
@@ -146,6 +155,7 @@ def run(
     fresh: Fresh = False,
     runs: RunsFolder = None,
     quiet: Quiet = False,
+    processes: ProcessesOption = "auto",
 ) -> None:
     """Run a recipe, or some of its stages. What is done is skipped; what was cut off goes on.
 
@@ -153,7 +163,9 @@ def run(
     """
     from groundup.cli import verbs
 
-    raise typer.Exit(verbs.run(recipe, words or [], fresh=fresh, home=runs, quiet=quiet, debug=DEBUG))
+    raise typer.Exit(
+        verbs.run(recipe, words or [], fresh=fresh, home=runs, quiet=quiet, debug=DEBUG, processes=processes)
+    )
 
 
 @config.command("explain")

@@ -20,7 +20,9 @@ from groundup.recipe.text import Explained, all_keys, json_schema
 from groundup.recipe.text import explain as explain_key
 from groundup.runs import cache_folder, list_runs, runs_home
 from groundup.workflow.preflight import Planner, Preflight, done_stages, estimate, preflight
+from groundup.workflow.processes import Processes, parse_processes, processes_of_this_run
 from groundup.workflow.run import Outcome, ReportBuilder, run_recipe
+from groundup.workflow.torchrun import Group, help_main
 
 IN_TABLE = ("trained_tokens", "disk_bytes", "memory_bytes", "seconds", "flops")
 
@@ -32,10 +34,12 @@ def print_json(value: Any) -> None:
 # ---------------------------------------------------------------- running
 
 
-def demo(overrides: Sequence[str], *, fresh: bool, home: Path | None, quiet: bool, debug: bool) -> int:
+def demo(
+    overrides: Sequence[str], *, fresh: bool, home: Path | None, quiet: bool, debug: bool, processes: str = "1"
+) -> int:
     if wrong := [word for word in overrides if "=" not in word]:
         raise UserError(f"demo takes settings only, not '{wrong[0]}'", fix="`groundup run demo STAGE` runs one stage")
-    return run("demo", overrides, fresh=fresh, home=home, quiet=quiet, debug=debug)
+    return run("demo", overrides, fresh=fresh, home=home, quiet=quiet, debug=debug, processes=processes)
 
 
 def run(
@@ -46,19 +50,51 @@ def run(
     home: Path | None = None,
     quiet: bool = False,
     debug: bool = False,
+    processes: str = "1",
     kinds: Mapping[str, Kind] = KINDS,
     report: ReportBuilder | None = None,
     planner: Planner = estimate,
 ) -> int:
-    """`groundup run`: words with `=` are settings, the others stages. Returns the exit code."""
+    """`groundup run`: words with `=` are settings, the others stages. `processes`: a number, or auto.
+
+    Under torchrun this is the main process, or one that helps it to train. Returns the exit code.
+    """
     recipe = load_recipe(recipe_name, [word for word in words if "=" in word], kinds=kinds)
     only = [word for word in words if "=" not in word]
+    wanted = parse_processes(processes)
+    if Group.is_helper():
+        return help_main()
     console = Console(quiet=quiet)
+    with processes_of_this_run(wanted, console) as team:
+        outcome = _run(recipe, only, team, console, fresh=fresh, home=home, debug=debug, report=report, planner=planner)
+        team.exit_code = outcome.exit_code
+    if outcome.exit_code in (EXIT_DONE, EXIT_REFUSED):
+        _say_where(recipe, outcome)
+    elif outcome.report is not None:
+        print(f"report  {outcome.report}", file=sys.stderr)
+    return outcome.exit_code
+
+
+def _run(
+    recipe: Recipe,
+    only: Sequence[str],
+    processes: Processes,
+    console: Console,
+    *,
+    fresh: bool,
+    home: Path | None,
+    debug: bool,
+    report: ReportBuilder | None,
+    planner: Planner,
+) -> Outcome:
 
     def before(run_folder: Path) -> None:
         stages = recipe.with_needs(only)
-        if not fresh and len(done_stages(stages, run_folder)) == len(stages):
+        done = done_stages(stages, run_folder)
+        if not fresh and len(done) == len(stages):
             return  # nothing will run
+        if problems := processes.problems([stage for stage in stages if stage.name not in done]):
+            raise UserError(problems)
         console.info("checking inputs, time, memory and disk")
         checked = preflight(recipe, run_folder, cache_folder(), only, planner)
         write_json(run_folder / "plan.json", checked.plan)
@@ -70,14 +106,17 @@ def run(
             note = f"; {said}" if (said := _machine_note(checked)) else ""
             console.info(f"estimated: {_time_range(checked)}, {byte_text(checked.total('disk_bytes'))} of disk{note}")
 
-    outcome = run_recipe(
-        recipe, home=home, only=only, fresh=fresh, console=console, report=report, before=before, debug=debug
+    return run_recipe(
+        recipe,
+        home=home,
+        only=only,
+        fresh=fresh,
+        console=console,
+        report=report,
+        before=before,
+        debug=debug,
+        processes=processes,
     )
-    if outcome.exit_code in (EXIT_DONE, EXIT_REFUSED):
-        _say_where(recipe, outcome)
-    elif outcome.report is not None:
-        print(f"report  {outcome.report}", file=sys.stderr)
-    return outcome.exit_code
 
 
 def _say_where(recipe: Recipe, outcome: Outcome) -> None:

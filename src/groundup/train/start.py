@@ -38,6 +38,6 @@ def connect(team: Team) -> None:
     import torch.distributed as dist
 
     if not dist.is_initialized() and team.rendezvous is not None:
-        store = dist.FileStore(team.rendezvous, team.size)
+        store = dist.FileStore(team.rendezvous, team.size)  # type: ignore[attr-defined]
         dist.init_process_group("gloo", store=store, rank=team.rank, world_size=team.size)
         os.environ.setdefault("LOCAL_RANK", str(team.rank))

@@ -35,6 +35,7 @@ from groundup.stopping import StopRequest, listening_for_signals
 from groundup.train import checkpoint_files
 from groundup.workflow import run_folder as folders
 from groundup.workflow.freshness import fresh_artifact, input_fingerprints, stage_fingerprint
+from groundup.workflow.processes import Processes
 
 ReportBuilder = Callable[[Path], Any]
 
@@ -61,6 +62,7 @@ class _Run:
     state: folders.RunState
     cache: Path
     debug: bool
+    processes: Processes
     built: list[str] = field(default_factory=list)
     fresh: list[str] = field(default_factory=list)
     exit_code: int = EXIT_DONE  # the last that a stage asked for: 3 where the gate refused
@@ -77,6 +79,7 @@ def run_recipe(
     report: ReportBuilder | None = None,
     before: Callable[[Path], None] | None = None,
     debug: bool = False,
+    processes: Processes | None = None,
 ) -> Outcome:
     """Run a recipe (or the stages `only` and what they need) in `home/NAME`; the same call again goes on.
 
@@ -101,7 +104,7 @@ def run_recipe(
         if before is not None:
             before(folder)
         with folders.RunState(folder, recipe.name, list(recipe.stages)) as state:
-            run = _Run(recipe, folder, console, stop, state, cache or cache_folder(), debug)
+            run = _Run(recipe, folder, console, stop, state, cache or cache_folder(), debug, processes or Processes())
             try:
                 _run_stages(run, stages, anew)
             except (Stopped, KeyboardInterrupt) as stopped:
@@ -190,6 +193,7 @@ def _build(run: _Run, stage: Stage, inputs: dict[str, str], fingerprint: str) ->
         if artifact_or_none(work.folder) is not None:  # finished, with another value of what may change under way
             work.discard()
             work = folders.open_work(run.folder, stage.name, under_way)
+        work.processes = run.processes.size_for(stage, run.folder, before=work.processes)
         run.state.start_clock(work)
         run.state.stage(stage.name, status="running", resumes=work.resumes)
         _event(run, stage.name, f"resumed at step {newest_step(work.folder)}" if work.resumes else "started")
@@ -204,7 +208,9 @@ def _build(run: _Run, stage: Stage, inputs: dict[str, str], fingerprint: str) ->
 
 def _run_one(run: _Run, stage: Stage, work: folders.Work, inputs: dict[str, str], fingerprint: str) -> Artifact:
     try:
-        result = stage.kind.run_function()(stage.settings, stage_context(run, stage, work.folder))
+        context = stage_context(run, stage, work.folder)
+        with run.processes.together(stage, context, work.processes or 1) as (settings, context):
+            result = stage.kind.run_function()(settings, context)
         if not isinstance(result, StageResult):
             raise TypeError(f"{stage.kind.name}'s run returned {type(result).__name__}, not a StageResult")
         for half in work.folder.rglob(".*.tmp"):  # what an earlier kill left of an atomic write

@@ -72,15 +72,15 @@ class Work:
     fingerprint: str
     seconds_before: float = 0.0
     resumes: int = 0
+    processes: int | None = None  # that it was begun with
 
     @property
     def record(self) -> Path:
         return self.folder.with_name(self.folder.name + ".json")
 
     def save(self, seconds: float) -> None:
-        write_json(
-            self.record, {"fingerprint": self.fingerprint, "seconds": round(seconds, 3), "resumes": self.resumes}
-        )
+        kept = {"fingerprint": self.fingerprint, "seconds": round(seconds, 3), "resumes": self.resumes}
+        write_json(self.record, {**kept, "processes": self.processes})
 
     def discard(self) -> None:
         shutil.rmtree(self.folder, ignore_errors=True)
@@ -93,7 +93,9 @@ def unfinished_work(run_folder: Path, stage: str) -> Work | None:
     record = folder.with_name(stage + ".json")
     try:
         saved = json.loads(record.read_text())
-        return Work(folder, str(saved["fingerprint"]), float(saved["seconds"]), int(saved["resumes"]))
+        work = Work(folder, str(saved["fingerprint"]), float(saved["seconds"]), int(saved["resumes"]))
+        work.processes = saved.get("processes")
+        return work
     except (OSError, ValueError, KeyError):
         return None
 

@@ -1,0 +1,277 @@
+"""The processes that a run trains with: helpers that it starts itself, or those that torchrun started.
+
+The main process (rank 0) runs the recipe. Where a stage trains together it tells the others which one, they run the
+same function of the stage, and meet in the engine (train/world.py). Between such stages they wait.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import IO, Any
+
+from groundup.artifacts import StageContext, read_json
+from groundup.console import Console
+from groundup.environment import cores
+from groundup.errors import EXIT_FAILED, Problem, UserError
+from groundup.meeting import Meeting, PeerLost
+from groundup.recipe import Stage, settings_data
+from groundup.team import Team
+from groundup.workflow.torchrun import Group
+
+TOGETHER = ("pretrain", "sft", "reward", "dpo")  # what may train in several processes; ppo: issue 5
+WORTH_SECONDS = 20.0  # a stage that takes less is over before helpers (2 s of a core each) have paid for themselves
+TOKENS_EACH = 1024  # of a step: with fewer, products become small and slow
+MODEL_SIZES = ("tensor_parallel_size", "pipeline_parallel_size", "context_parallel_size")
+LAYOUT = ("dp_replicate_size", "dp_shard_size", *MODEL_SIZES)
+
+
+# ---------------------------------------------------------------- how many
+
+
+def parse_processes(text: str) -> int | None:
+    """`--processes`: a number, or None for auto. UserError for anything else."""
+    if text == "auto":
+        return None
+    if text.isdigit() and int(text) >= 1:
+        return int(text)
+    raise UserError(f"--processes takes a number or auto, not '{text}'", fix="--processes auto")
+
+
+def processes_for(stage: Stage, wanted: int | None, seconds: float | None) -> int:
+    """In how many processes a stage trains. `wanted` None: as many as pay, `seconds` is what it would take alone.
+
+    One process a core where rows, tokens and memory are enough for all; as many as the recipe's layout needs.
+    """
+    settings: Any = stage.settings
+    if stage.kind.name not in TOGETHER:
+        return 1
+    if wanted is not None:
+        return wanted
+    needed = math.prod(int(getattr(settings, name) or 1) for name in LAYOUT)
+    if needed > 1:
+        return needed
+    if (seconds or 0.0) < WORTH_SECONDS or _has_gpu():
+        return 1
+    threads = os.environ.get("OMP_NUM_THREADS", "")
+    rows = settings.micro_batch_size * settings.gradient_accumulation_steps
+    most = min(cores(), int(rows), int(rows * settings.sequence_len) // TOKENS_EACH)
+    return max(1, min(most, int(threads)) if threads.isdigit() else most)
+
+
+def _has_gpu() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
+
+
+def planned_seconds(run_folder: Path, stage: str) -> float | None:
+    """What the plan of this run foretold for a stage."""
+    try:
+        return float(read_json(run_folder / "plan.json")["stages"][stage]["seconds"])
+    except (OSError, UserError, KeyError, TypeError, ValueError):
+        return None
+
+
+def share_micro_batches(micro_batch_size: int, accumulation: int, processes: int) -> tuple[int, int]:
+    """Micro-batches of the same rows of a step for so many processes: their size, and how many make a step.
+
+    Nothing larger than `micro_batch_size` (which is what fits into memory), an even share for each where the rows can
+    be divided so, and else the least that the busiest has to do.
+    """
+    rows = micro_batch_size * accumulation
+    sizes = [size for size in range(1, micro_batch_size + 1) if rows % size == 0]
+    best = min(sizes, key=lambda size: (-(-(rows // size) // processes) * size, -size))
+    return best, rows // best
+
+
+# ---------------------------------------------------------------- the stage's side
+
+
+@dataclass
+class Processes:
+    """Runs each stage in as many processes as it should have. `wanted` None: as many as pay."""
+
+    wanted: int | None = 1
+    group: Group | None = None  # the processes that torchrun started
+    helpers: Helpers | None = None  # those that this process started
+    exit_code: int = EXIT_FAILED  # how the run ends, for the others to end likewise
+
+    @contextmanager
+    def together(self, stage: Stage, context: StageContext, size: int) -> Iterator[tuple[Any, StageContext]]:
+        """The settings and the context with which the main process runs the stage, while the others run it, too."""
+        if size == 1:
+            yield stage.settings, context
+            return
+        settings = shared_settings(stage.settings, size)
+        message = stage_message(stage, settings, context) | {"size": size}
+        if self.group is not None:
+            with self.group.called(message) as team:
+                yield settings, replace(context, team=team)
+            return
+        if self.helpers is not None and self.helpers.size != size:
+            self.close()
+        context.console.info(f"  {stage.name}: {size} processes")
+        self.helpers = self.helpers or Helpers(size, context.run_folder / "run.log")
+        with self.helpers.called(message) as team:
+            yield settings, replace(context, team=team)
+
+    def size_for(self, stage: Stage, run_folder: Path, before: int | None = None) -> int:
+        """How many train a stage. `before`: what its unfinished work was begun with, which gives the same bits."""
+        if self.group is not None:
+            return self.group.size if stage.kind.name in TOGETHER else 1
+        if self.wanted is None and before is not None and before <= cores():
+            return before
+        return processes_for(stage, self.wanted, planned_seconds(run_folder, stage.name))
+
+    def problems(self, stages: Sequence[Stage]) -> list[Problem]:
+        """What of these stages cannot be run in the processes that torchrun started."""
+        return [
+            Problem(
+                f"{stage.name}: {stage.kind.name} trains in one process, and torchrun started {self.group.size}",
+                fix="name the stages before it to run them under torchrun, then this one without: "
+                f"`groundup run RECIPE {stage.name}`",
+            )
+            for stage in stages
+            if self.group is not None and stage.kind.name == "ppo"
+        ]
+
+    def close(self) -> None:
+        if self.helpers is not None:
+            self.helpers.close()
+            self.helpers = None
+
+
+def shared_settings(settings: Any, processes: int) -> Any:
+    """The stage's settings with micro-batches that so many processes can share."""
+    for name in MODEL_SIZES:
+        processes //= getattr(settings, name) or 1
+    micro, accumulation = share_micro_batches(
+        settings.micro_batch_size, settings.gradient_accumulation_steps, max(processes, 1)
+    )
+    return settings.model_copy(update={"micro_batch_size": micro, "gradient_accumulation_steps": accumulation})
+
+
+def stage_message(stage: Stage, settings: Any, context: StageContext) -> dict[str, Any]:
+    """What another process has to know to run the same stage: JSON."""
+    return {
+        "kind": stage.kind.name,
+        "settings": settings_data(settings),
+        "name": stage.name,
+        "seed": context.seed,
+        "inputs": {value: str(path.absolute()) for value, path in context.inputs.items()},
+        "cache": str(context.cache.absolute()),
+        "run_folder": str(context.run_folder.absolute()),
+        "folder": str(context.folder.absolute()),
+    }
+
+
+# ---------------------------------------------------------------- helpers on this machine
+
+
+class Helpers:
+    """`size` - 1 processes that this one started. They die with it, and it hears of it when one of them dies."""
+
+    def __init__(self, size: int, log: Path) -> None:
+        self.size, self.threads = size, max(1, cores() // size)
+        self._lock = threading.Lock()
+        self._meeting: Meeting | None = None
+        self._lost: str | None = None
+        environment = {**os.environ, "OMP_NUM_THREADS": str(self.threads)}
+        with open(log, "a") as said:
+            self._processes = [
+                subprocess.Popen(
+                    [sys.executable, "-m", "groundup.workflow.worker", str(rank), str(os.getpid())],
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=said,
+                    env=environment,
+                    text=True,
+                )
+                for rank in range(1, size)
+            ]
+        for rank, process in enumerate(self._processes, start=1):
+            threading.Thread(target=self._listen, args=(rank, process), daemon=True).start()
+
+    def _listen(self, rank: int, process: subprocess.Popen[str]) -> None:
+        """Pass on what goes wrong in a helper to whoever waits in the meeting."""
+        assert process.stdout is not None
+        for line in process.stdout:
+            if (why := json.loads(line).get("failed")) is not None:
+                self._fail(rank, why)
+        code = process.wait()
+        name = signal.Signals(-code).name if code < 0 else f"exit code {code}"
+        self._fail(rank, f"it has ended ({name}); if memory was short, use fewer: --processes 1")
+
+    def _fail(self, rank: int, why: str) -> None:
+        with self._lock:
+            self._lost = self._lost or f"process {rank} of {self.size} failed: {why}"
+            if self._meeting is not None:
+                self._meeting.fail(rank, why)
+
+    @contextmanager
+    def called(self, message: Mapping[str, Any]) -> Iterator[Team]:
+        """Let the helpers run a stage; whatever ends it here ends it there."""
+        with tempfile.TemporaryDirectory(prefix="groundup-") as folder:
+            meeting = Meeting.open(self.size)
+            rendezvous = str(Path(folder) / "rendezvous")
+            whole = {**message, "threads": self.threads, "meeting": meeting.path, "rendezvous": rendezvous}
+            with self._lock:
+                self._meeting = meeting
+            try:
+                if self._lost is not None:
+                    raise PeerLost(self._lost, exit_code=EXIT_FAILED)
+                for process in self._processes:
+                    assert process.stdin is not None
+                    _send(process.stdin, whole)
+                yield Team(0, self.size, self.threads, meeting, rendezvous)
+            except BaseException:
+                self.close()  # they hold nothing that is worth keeping
+                raise
+            finally:
+                with self._lock:
+                    self._meeting = None
+                meeting.close()
+
+    def close(self) -> None:
+        for process in self._processes:
+            process.kill()
+        for process in self._processes:
+            process.wait()
+
+
+def _send(stream: IO[str], message: Mapping[str, Any]) -> None:
+    with suppress(BrokenPipeError):  # who listens to it tells why
+        stream.write(json.dumps(message) + "\n")
+        stream.flush()
+
+
+# ---------------------------------------------------------------- opening
+
+
+@contextmanager
+def processes_of_this_run(wanted: int | None, console: Console) -> Iterator[Processes]:
+    """The processes that a run of this process may use, closed when it ends, however it ends."""
+    if wanted is not None and Group.is_there():
+        raise UserError("torchrun has started the processes already", fix="leave --processes out")
+    group = Group.from_environment(console) if Group.is_there() else None
+    processes = Processes(wanted, group)
+    try:
+        yield processes
+    except UserError as error:
+        processes.exit_code = error.exit_code
+        raise
+    finally:
+        processes.close()
+        if group is not None:
+            group.end(processes.exit_code)
