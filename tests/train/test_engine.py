@@ -232,6 +232,8 @@ def test_stopping_and_going_on_gives_the_weights_of_an_uninterrupted_run(
 class StopAt:
     """An objective that raises the stop flag during a step, as a signal would."""
 
+    is_function_of_step = False  # or a thread would ask for a batch, and raise the flag, one step ahead
+
     def __init__(self, inner: Any, stop: StopRequest, step: int) -> None:
         self.inner, self.stop, self.at = inner, stop, step
 

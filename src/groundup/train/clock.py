@@ -1,47 +1,115 @@
-"""Seconds of training over all attempts, the speed, and how a time limit becomes a number of steps."""
+"""Seconds of training over all attempts, how they were spent, and the speed."""
 
 from __future__ import annotations
 
+import json
+import os
 import time
+from collections import deque
+from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from groundup.train.checkpoint import TrainState
-from groundup.train.options import TrainOptions
 
-PROBE_STEPS = 10  # at least so many steps are timed before a time limit becomes a number of steps
-PROBE_SHARE = 0.08  # and at least this share of the limit, so that the slow first step weighs little
+RECENT_STEPS = 100
+FEWEST_STEPS = 10  # between two moments, for what a step takes
+KEEP_SECONDS = 5.0  # between two writings of timing.json
 
 
 class Clock:
-    """Seconds of training over all attempts, and the speed since the last logged line."""
+    """Two times. `seconds()` is that of the run as it is: what was lost in a kill does not count. `paid_seconds()` is
+    that of all attempts, lost work and all, kept in `path` (timing.json) as they go.
 
-    def __init__(self, state: TrainState) -> None:
+    `path` None: nothing is kept, as in processes that only help.
+    """
+
+    def __init__(self, state: TrainState, path: Path | None = None) -> None:
         self._before = state.seconds
         self._started = self._marked_at = time.monotonic()
         self._marked_tokens = state.tokens
+        self._path = path
+        kept = _read(path)
+        self._first_start = float(kept.get("first_start", time.time()))
+        self._paid_before = float(kept.get("seconds", 0.0))
+        self.attempts = int(kept.get("attempts", 0)) + 1
+        self._kept_at = -KEEP_SECONDS
+        self._steps: deque[float] = deque(maxlen=RECENT_STEPS)  # seconds of the last steps
+        self._ends: deque[float] = deque(maxlen=RECENT_STEPS)  # when they ended, saves and evaluations between them
+        self._waited = self._worked = 0.0  # since the last line: for data, in steps
+        self.save_seconds = 0.0  # of the last checkpoint that was waited for: a limit keeps as much aside
+
+    # ------------------------------------------------------------ how long
 
     def seconds(self) -> float:
         return self._before + time.monotonic() - self._started
 
+    def paid_seconds(self) -> float:
+        return self._paid_before + time.monotonic() - self._started
+
+    def seconds_per_step(self) -> float | None:
+        """Of the last steps, with what came between them; None where there are too few of them."""
+        return (self._ends[-1] - self._ends[0]) / (len(self._ends) - 1) if len(self._ends) > FEWEST_STEPS else None
+
+    def next_step_seconds(self) -> float:
+        """What one more step may take: as the last, or as the mean of the last, whichever is more."""
+        return max(self._steps[-1] if self._steps else 0.0, self.seconds_per_step() or 0.0)
+
+    def step_done(self, state: TrainState, seconds: float, data_wait: float) -> None:
+        """After each step: `seconds` it took, of which it waited `data_wait` for the data."""
+        state.seconds = self.seconds()
+        state.guards["useful_seconds"] = state.guards.get("useful_seconds", 0.0) + seconds
+        self._steps.append(seconds)
+        self._ends.append(state.seconds)
+        self._waited += data_wait
+        self._worked += seconds
+
+    def save_done(self, seconds: float) -> None:
+        """After a checkpoint that was waited for, which says nothing about the steps to come."""
+        self.save_seconds = seconds
+        self._ends.clear()
+
+    def went_back(self, state: TrainState) -> None:
+        """Steps and tokens are counted from an earlier one on; the time goes on."""
+        self._ends.clear()
+        self._marked_tokens = state.tokens
+
+    # ------------------------------------------------------------ for the log
+
     def speed(self, state: TrainState) -> dict[str, float]:
+        """Since the last line: tokens per second, share of waiting for data; of the last steps: the usual and the slow;
+        and goodput, the share of all time since the first start that went into steps that count."""
         now = time.monotonic()
         speed = (state.tokens - self._marked_tokens) / max(now - self._marked_at, 1e-9)
         self._marked_at, self._marked_tokens = now, state.tokens
-        return {"tokens_per_second": speed, "seconds": state.seconds}
+        row = {"tokens_per_second": speed, "seconds": state.seconds}
+        if self._steps:
+            middle, slow = np.percentile(self._steps, [50, 95]).tolist()
+            row |= {"step_seconds_p50": middle, "step_seconds_p95": slow}
+            row |= {"data_wait_share": self._waited / max(self._worked, 1e-9), "goodput": self.goodput(state)}
+        self._waited = self._worked = 0.0
+        if now - self._kept_at >= KEEP_SECONDS:
+            self.keep()
+        return row
+
+    def goodput(self, state: TrainState) -> float:
+        """Seconds of steps that count / wall seconds since the first start (1 where the clock was set back)."""
+        return min(1.0, float(state.guards.get("useful_seconds", 0.0)) / max(time.time() - self._first_start, 1e-9))
+
+    def keep(self) -> None:
+        """Write down how long it has been. Without fsync: a power cut may cost some seconds of account."""
+        self._kept_at = time.monotonic()
+        if self._path is None:
+            return
+        record = {"first_start": self._first_start, "attempts": self.attempts, "seconds": self.paid_seconds()}
+        temporary = self._path.with_name(f".{self._path.name}.tmp")
+        temporary.write_text(json.dumps(record))
+        os.replace(temporary, self._path)
 
 
-def horizon_from_time(state: TrainState, options: TrainOptions) -> int | None:
-    """The steps that fit into the time limit, from the measured speed; None while too few steps were timed.
-
-    It is fixed once, and stays, also after a kill.
-    """
-    limit = options.time_limit_seconds
-    assert limit is not None
-    at_most = options.max_steps or 2**62
-    is_probed = state.step > PROBE_STEPS and state.seconds >= PROBE_SHARE * limit
-    if is_probed or state.seconds >= limit / 2 or state.step >= at_most:
-        # the first step allocates, and its checkpoint is proven: neither says how fast the others are
-        timed_steps, timed_seconds = state.step - 1, state.seconds - state.first_step_seconds
-        steps_per_second = timed_steps / timed_seconds if timed_steps else 1 / state.seconds
-        left = max(0.0, limit - state.seconds)
-        return min(state.step + int(left * steps_per_second), at_most)
-    return None
+def _read(path: Path | None) -> dict[str, Any]:
+    try:
+        return dict(json.loads(path.read_text())) if path is not None else {}
+    except (OSError, ValueError):
+        return {}

@@ -21,6 +21,7 @@ from groundup.chat.pairs_data import EncodedPair, audit_pairs, audit_pairs_text,
 from groundup.chat.row_checks import Messages
 from groundup.chat.template import prompt_ids
 from groundup.model.decoder import Decoder
+from groundup.model.device import send
 from groundup.model.files import load_model, save_model
 from groundup.model.logprobs import token_logprobs
 from groundup.recipe import CheckReport
@@ -36,6 +37,7 @@ from groundup.train.chat_data import (
     tensors_of,
     weights_fingerprint,
 )
+from groundup.train.device import device_of, held, place, to_device
 from groundup.train.engine import LossParts, train, train_options
 from groundup.train.losses import Completions, preference_losses
 from groundup.train.precision import autocast
@@ -60,6 +62,7 @@ class ReferencedPair:
 class PreferPairs:
     """The objective. All is a function of the step: there is no state."""
 
+    is_function_of_step = True
     shown = ("loss", "rewards/accuracies")
 
     def __init__(self, pairs: Sequence[ReferencedPair], order: RowOrder, settings: DpoSettings, pad_id: int) -> None:
@@ -101,7 +104,7 @@ class PreferPairs:
                 "logps/rejected": rejected.logps.detach(),
                 "logps/chosen_change": gained,
             }
-        metrics = {name: (float(value.sum()), pairs) for name, value in values.items()}
+        metrics: dict[str, tuple[Tensor | float, float]] = {name: (v.sum(), pairs) for name, v in values.items()}
         return LossParts(losses.sum(), pairs, metrics, tokens=int((micro_batch["document_ids"] >= 0).sum()))
 
     def state_dict(self) -> dict[str, Any]:
@@ -122,11 +125,11 @@ def pair_batch(pairs: Sequence[ReferencedPair], pad_id: int) -> dict[str, Tensor
 def completions(model: Decoder, batch: Any) -> tuple[Completions, Completions]:
     """Log-probabilities (fp32) of the chosen and of the rejected answers of a `pair_batch`; prompts do not count."""
     hidden = model(batch["input_ids"], document_ids=batch["document_ids"])  # 2N, T, C
-    weights = batch["weights"]  # 2N, T
-    kept = weights.flatten().nonzero().squeeze(1)  # the head sees answers only
+    weights, device = batch["weights"], hidden.device  # 2N, T, on the CPU
+    kept = send(weights.flatten().nonzero().squeeze(1), device)  # the head sees answers only
     logprobs = token_logprobs(hidden.flatten(0, 1)[kept][None], model, batch["targets"].flatten()[kept][None])
-    each = torch.zeros(weights.numel(), device=weights.device).index_put((kept,), logprobs[0]).view_as(weights)
-    logps, lengths = each.sum(1), weights.sum(1)
+    each = torch.zeros(weights.numel(), device=device).index_put((kept,), logprobs[0]).view(weights.shape)
+    logps, lengths = each.sum(1), send(weights.sum(1), device)
     pairs = len(logps) // 2
     return Completions(logps[:pairs], lengths[:pairs]), Completions(logps[pairs:], lengths[pairs:])
 
@@ -137,8 +140,9 @@ def with_reference(
     """Every pair with the log-probabilities that `model`, as it is now, gives its answers."""
     found = []
     for part in parts([ReferencedPair(pair, 0.0, 0.0) for pair in pairs], micro_batch_size):
-        with torch.no_grad(), autocast(dtype):
-            chosen, rejected = completions(model, pair_batch(part, pad_id))
+        device = device_of(model)
+        with torch.no_grad(), autocast(dtype, device):
+            chosen, rejected = completions(model, to_device(pair_batch(part, pad_id), device))
         values = zip(part, chosen.logps.tolist(), rejected.logps.tolist(), strict=True)
         found += [ReferencedPair(row.pair, c, r) for row, c, r in values]
     return found
@@ -172,6 +176,7 @@ def run(settings: DpoSettings, context: StageContext) -> StageResult:
         },
     )
     model = load_model(context.model_folder(settings.base_model))
+    place(model, options.device)
     sizes = (settings.micro_batch_size, tokenizer.pad_id, options.dtype)
     objective = PreferPairs(with_reference(model, pairs, *sizes), order, settings, tokenizer.pad_id)
     held_out_pairs = encode_pairs(tokenizer, held_out.rows, held_out.weights, settings.sequence_len).pairs
@@ -209,11 +214,12 @@ def mean_metrics(model: Decoder, objective: PreferPairs, dtype: str) -> dict[str
     """Loss and metrics over all pairs of an objective, without gradients."""
     sums: dict[str, float] = {}
     for part in parts(objective.pairs, objective.settings.micro_batch_size):
-        with torch.no_grad(), autocast(dtype):
-            found = objective.loss(model, pair_batch(part, objective.pad_id))
-        for name, value in {"loss": float(found.loss_sum), **{n: v for n, (v, _) in found.metrics.items()}}.items():
-            sums[name] = sums.get(name, 0.0) + value
-    return {name: value / len(objective.pairs) for name, value in sums.items()}
+        device = device_of(model)
+        with torch.no_grad(), autocast(dtype, device):
+            found = objective.loss(model, to_device(pair_batch(part, objective.pad_id), device))
+        for name, value in {"loss": found.loss_sum, **{n: v for n, (v, _) in found.metrics.items()}}.items():
+            sums[name] = sums.get(name, 0.0) + held(value)
+    return {name: float(value) / len(objective.pairs) for name, value in sums.items()}
 
 
 def _sample_prompts(

@@ -8,6 +8,7 @@ and time, not results.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -17,16 +18,23 @@ import torch
 from torch import nn
 
 from groundup.artifacts import StageContext
+from groundup.errors import EXIT_REFUSED, Stopped
+from groundup.train import budget
 from groundup.train.checkpoint import Checkpoints, TrainState
-from groundup.train.clock import Clock, horizon_from_time
+from groundup.train.clock import Clock
+from groundup.train.curves import Finding
 from groundup.train.device import prepare_device
+from groundup.train.guards import Guard, accept_skips
 from groundup.train.health import peak_memory_bytes
-from groundup.train.metrics import MetricsFile
+from groundup.train.metrics import MetricsFile, read_metrics
 from groundup.train.objective import LossParts, Objective
 from groundup.train.optim import build_optimizers
 from groundup.train.options import TrainOptions, check_options, train_options
+from groundup.train.prefetch import Ahead
 from groundup.train.start import open_world
 from groundup.train.step import train_step
+from groundup.train.verdicts import Verdicts, tell
+from groundup.train.watchdog import Watchdog, is_launched
 
 __all__ = ["LossParts", "Objective", "TrainOptions", "TrainResult", "train", "train_options", "train_step"]
 
@@ -86,39 +94,76 @@ def train(
         state, objective_state = restored
         objective.load_state_dict(objective_state)
         context.console.info(f"  {context.name}: going on from step {state.step:,}")
+    accept_skips(options, state, where=context.name)
     metrics = MetricsFile(context.folder / "metrics.jsonl", state.step)
+    verdicts = Verdicts(read_metrics(metrics.path))
+    clock = Clock(state, context.folder / "timing.json" if world.is_main else None)
 
     def save(*, wait: bool) -> None:
         metrics.sync()
+        started = clock.seconds()
         checkpoints.save(state, objective.state_dict(), wait=wait)
+        if wait:
+            clock.save_done(clock.seconds() - started)
+
+    def tell_main(finding: Finding) -> None:
+        if world.is_main:
+            tell(context, finding)
 
     model.train()
     shown: tuple[str, ...] = getattr(objective, "shown", ("loss",))
     is_first_save = True
-    clock = Clock(state)
+    # what is sampled from the model cannot be prepared ahead, and its loss is nothing that ought to fall
+    is_judged = bool(getattr(objective, "is_function_of_step", False))
+    guard = Guard(options, tell_main, is_loss_judged=is_judged)
+    ahead = Ahead(objective, model, device=options.device)
+    watch = Watchdog(options.stall_seconds, context.console.warn, context.console.log, is_launched=is_launched())
     try:
+        if world.from_main(budget.is_spent(options, clock)) and state.step != state.total_steps:
+            raise budget.used_up(options, where=context.name)
         total, unit = (options.time_limit_seconds, "s") if state.total_steps is None else (state.total_steps, "steps")
-        with context.stop.deferred(), context.console.progress(context.name, total or 1, unit) as bar:
+        with watch, context.stop.deferred(), context.console.progress(context.name, total or 1, unit) as bar:
             bar(state.step if unit == "steps" else state.seconds)
             while state.total_steps is None or state.step < state.total_steps:
-                row = train_step(model, objective, optimizers, options, state, world)
-                state.seconds = clock.seconds()
-                is_horizon_new = False
-                if state.total_steps is None:
-                    state.total_steps = world.from_main(horizon_from_time(state, options))
-                    is_horizon_new = state.total_steps is not None
+                started, tokens = time.perf_counter(), state.tokens
+                row = train_step(
+                    model, objective, optimizers, options, state, world, batches=ahead, is_wanted=guard.is_wanted
+                )
+                clock.step_done(state, time.perf_counter() - started, row["data_wait"])
+                watch.step_done()
+                if guard.wants_rewind(state) and (found := guard.rewind(state, checkpoints)) is not None:
+                    state, objective_state = found
+                    objective.load_state_dict(objective_state)
+                    verdicts = Verdicts(metrics.cut(state.step))
+                    clock.went_back(state)
+                    save(wait=True)  # what is left out from here on is not forgotten in a kill
+                    continue
+                is_logged = state.step == 1 or state.step % options.logging_steps == 0
+                before = state.total_steps
+                if options.is_timed and (before is None or is_logged):
+                    state.total_steps = world.from_main(budget.horizon(options, state, clock))
+                is_broke = options.budget is not None and world.from_main(budget.is_spent(options, clock))
+                if (is_broke and budget.can_end_anywhere(options)) or budget.tokens_are_spent(
+                    options, state, state.tokens - tokens
+                ):
+                    state.total_steps = state.step
+                is_horizon_new = state.total_steps != before
                 is_last = state.step == state.total_steps
                 is_evaluated = evaluate is not None and (is_last or _is_due(state.step, options.eval_steps))
                 if evaluate is not None and is_evaluated:
                     row |= world.evaluate(partial(_evaluate, model, evaluate))
-                if is_evaluated or is_last or state.step == 1 or state.step % options.logging_steps == 0:
+                if is_evaluated or is_last or is_logged:
                     row |= clock.speed(state)
-                    metrics.write({"step": state.step, **row, "memory": peak_memory_bytes()})
+                    metrics.write({"step": state.step, **row, **guard.counts(state), "memory": peak_memory_bytes()})
+                    if is_judged:
+                        told = state.guards.setdefault("told", {})
+                        for finding in verdicts.look(metrics.last, told, after=2 * options.warmup_steps):
+                            tell_main(finding)
                 bar(state.step if unit == "steps" else state.seconds, progress_note(row, shown))
                 stopping = world.any(context.stop.is_set or checkpoints.has_failed)
                 if stopping:
                     checkpoints.wait()  # a save that went wrong in the background ends the run here
-                if is_first_save or is_horizon_new or is_last or stopping:
+                if is_first_save or is_horizon_new or is_last or stopping or is_broke:
                     save(wait=True)
                     if is_first_save:
                         checkpoints.prove(state)
@@ -130,10 +175,16 @@ def train(
                 if stopping and not is_last:
                     context.stop.join()  # it may be another process that was asked
                     context.stop.raise_if_set(f"{context.name} is saved at step {state.step:,}")
+                if is_broke and not is_last:
+                    raise Stopped(budget.stopped_text(options, state, clock, context.name), EXIT_REFUSED)
     finally:
+        ahead.close()
+        clock.keep()
         checkpoints.close()
         metrics.close()
         world.close()
+    if options.has_limits:
+        context.console.info(f"  {context.name}: {budget.spent_text(options, state, clock)}")
     world.end_helping()
     return TrainResult(
         steps=state.step,

@@ -35,9 +35,9 @@ def stop_non_finite(
     """
     parameter = last_non_finite(model)  # of the first pass: gradients are added to
     where = Watched()
-    with torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext():
-        with where.watching(model):
-            run_again()
+    is_compiled = "torch._dynamo" in sys.modules
+    with torch.compiler.set_stance("force_eager") if is_compiled else nullcontext(), where.watching(model):
+        run_again()
     names = [name for name, _ in model.named_modules()]
     module = first_of_all(world, names, where.module)
     gradient = first_of_all(world, list(trained_parameters(model)), where.gradient) or parameter
@@ -68,7 +68,7 @@ def are_finite(*values: float) -> bool:
 
 
 class Watched:
-    """The first module, in forward order, with an output that is not finite; the first such gradient, in backward order.
+    """The first module, in forward order, with an output that is not finite; in backward order, the first such gradient.
 
     A gradient stands for its parameter: under sharding the hooks of parameters do not run, and nothing is found.
     """

@@ -16,12 +16,20 @@ class MetricsFile:
 
     def __init__(self, path: Path, step: int) -> None:
         self.path = path
-        rows = [row for row in read_metrics(path) if row["step"] <= step]
+        self._file: TextIO | None = None
+        self.cut(step)
+
+    def cut(self, step: int) -> list[dict[str, Any]]:
+        """Forget the lines after `step`; returns the others."""
+        self.close()
+        rows = [row for row in read_metrics(self.path) if row["step"] <= step]
         self.last: dict[str, Any] = rows[-1] if rows else {}
-        write_atomic(path, "".join(_line(row) for row in rows))
-        self._file: TextIO = open(path, "a", encoding="utf-8")  # noqa: SIM115 (closed by `close`)
+        write_atomic(self.path, "".join(_line(row) for row in rows))
+        self._file = open(self.path, "a", encoding="utf-8")  # noqa: SIM115 (closed by `close`)
+        return rows
 
     def write(self, row: dict[str, Any]) -> None:
+        assert self._file is not None
         self.last = json.loads(_line(row))  # as a later attempt will read it
         try:
             self._file.write(_line(row))
@@ -30,10 +38,12 @@ class MetricsFile:
             raise disk_error(error, self.path) from error
 
     def sync(self) -> None:
+        assert self._file is not None
         os.fsync(self._file.fileno())
 
     def close(self) -> None:
-        self._file.close()
+        if self._file is not None:
+            self._file.close()
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

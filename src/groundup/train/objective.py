@@ -23,6 +23,8 @@ class Objective(Protocol):
     """What training minimises. `step` counts from 0 and names the update that is being prepared.
 
     An objective whose loss says little may have `shown: tuple[str, ...]`, the numbers of its progress line.
+    One whose micro-batches depend on nothing but the step says `is_function_of_step = True`: they may be prepared ahead
+    by a thread, and its loss is judged while it trains (spikes, divergence, plateaus).
     """
 
     def micro_batches(self, step: int, model: Any) -> list[Any]:

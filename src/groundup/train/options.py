@@ -60,12 +60,22 @@ class TrainOptions:
         """What a checkpoint may only be continued with: all that says what is learned from what."""
         return {key: value for key, value in asdict(self).items() if key not in NOT_CONFIGURATION}
 
+    @property
+    def is_timed(self) -> bool:
+        """Whether time or money may end it before its steps are done."""
+        return self.time_limit_seconds is not None or self.budget is not None
+
+    @property
+    def has_limits(self) -> bool:
+        """Whether a person wants to know what it took."""
+        return self.is_timed or self.max_tokens is not None or bool(self.cost_per_hour)
+
     def is_save_due(self, step: int) -> bool:
         return step % self.save_steps == 0 or (self.milestone_steps is not None and step % self.milestone_steps == 0)
 
     @property
     def known_horizon(self) -> int | None:
-        """Steps in all; None where a time limit still has to be turned into a number of steps."""
+        """Steps in all; None where a limit of time or money still has to be turned into a number of steps."""
         return None if self.time_limit_seconds is not None else self.max_steps
 
 

@@ -25,6 +25,7 @@ from groundup.train.chat_data import (
     save_tokenizer,
     weights_fingerprint,
 )
+from groundup.train.device import device_of, place
 from groundup.train.engine import LossParts, train, train_options
 from groundup.train.losses import reward_losses
 from groundup.train.precision import autocast
@@ -37,6 +38,7 @@ CALIBRATION_EDGES = (0.5, 1.0, 2.0, 4.0)  # differences of raw reward
 class RankPairs:
     """The objective: the chosen answer scores above the rejected one. All is a function of the step."""
 
+    is_function_of_step = True
     shown = ("loss", "accuracy")
 
     def __init__(self, pairs: Sequence[EncodedPair], order: RowOrder, settings: RewardSettings) -> None:
@@ -55,10 +57,10 @@ class RankPairs:
         losses = reward_losses(chosen, rejected, margins, self.settings.center_rewards_coefficient)
         pairs = self.weight(micro_batch)
         with torch.no_grad():
-            metrics = {
-                "accuracy": (float((chosen > rejected).sum()), pairs),
-                "margin": (float((chosen - rejected).sum()), pairs),
-                "mean_reward": (float((chosen + rejected).sum()) / 2, pairs),
+            metrics: dict[str, tuple[torch.Tensor | float, float]] = {
+                "accuracy": ((chosen > rejected).sum(), pairs),
+                "margin": ((chosen - rejected).sum(), pairs),
+                "mean_reward": ((chosen + rejected).sum() / 2, pairs),
             }
         return LossParts(losses.sum(), pairs, metrics, tokens=sum(len(sequence) for sequence in sequences))
 
@@ -97,6 +99,7 @@ def run(settings: RewardSettings, context: StageContext) -> StageResult:
         },
     )
     model = ScalarModel.from_decoder(load_model(context.model_folder(settings.base_model)), context.seed)
+    place(model, options.device)
 
     def evaluate(model: Any) -> dict[str, float]:
         measured = measure(RewardModel(model), held_out_pairs, options.dtype)
@@ -108,7 +111,8 @@ def run(settings: RewardSettings, context: StageContext) -> StageResult:
 
     normalised_on = encoded.pairs[:: max(1, len(encoded.pairs) // NORMALISED_ON)][:NORMALISED_ON]
     model.eval()
-    reward = normalised(model, score_ids(RewardModel(model), answers(normalised_on), autocast(options.dtype)))
+    precision = autocast(options.dtype, options.device)
+    reward = normalised(model, score_ids(RewardModel(model), answers(normalised_on), precision))
     measured = {"train": measure(reward, normalised_on, options.dtype)}
     if held_out_pairs:
         measured["held_out"] = measure(reward, held_out_pairs, options.dtype)
@@ -137,7 +141,8 @@ def answers(pairs: Sequence[EncodedPair]) -> list[list[int]]:
 
 def measure(reward: RewardModel, pairs: Sequence[EncodedPair], dtype: str) -> dict[str, Any]:
     """How well it ranks: accuracy, mean margin, accuracy by size of the margin, and what it owes to length."""
-    scores = torch.tensor(score_ids(reward, answers(pairs), autocast(dtype)), dtype=torch.float64)
+    precision = autocast(dtype, device_of(reward.model))
+    scores = torch.tensor(score_ids(reward, answers(pairs), precision), dtype=torch.float64)
     chosen, rejected = scores.chunk(2)
     lengths = [p.chosen.trained_tokens for p in pairs] + [p.rejected.trained_tokens for p in pairs]
     margin = chosen - rejected

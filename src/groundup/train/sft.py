@@ -35,6 +35,7 @@ from groundup.train.chat_data import (
     tensors_of,
     weights_fingerprint,
 )
+from groundup.train.device import device_of, place, to_device
 from groundup.train.engine import LossParts, train, train_options
 from groundup.train.precision import autocast
 from groundup.train.samples import SamplePrompt, write_samples
@@ -116,6 +117,7 @@ def run(settings: SftSettings, context: StageContext) -> StageResult:
     def evaluate(model: Any) -> dict[str, float]:
         return {"validation_loss": mean_loss(model, objective, held_out_rows, options.dtype)}
 
+    place(model, options.device)
     prompts = sample_prompts(settings, tokenizer, held_out.rows or loaded.rows)
     write_samples(model, tokenizer, prompts, context, "before", max_new_tokens=settings.sample_tokens)
     result = train(model, objective, options, context, evaluate=evaluate if held_out_rows else None)
@@ -161,8 +163,9 @@ def mean_loss(model: Decoder, objective: ChatTurns, rows: Sequence[PackedRow], d
     total = weight = 0.0
     with torch.no_grad():
         for micro_batch in objective.batches(rows):
-            with autocast(dtype):
-                loss = objective.loss(model, micro_batch)
+            device = device_of(model)
+            with autocast(dtype, device):
+                loss = objective.loss(model, to_device(micro_batch, device))
             total += float(loss.loss_sum)
             weight += loss.weight
     return total / max(weight, 1.0)
