@@ -8,7 +8,8 @@ import torch
 from groundup.model import attention, packed
 from groundup.model.attention import attend, choose_attention, mask_for, visibility
 from groundup.model.decoder import restarting_positions
-from groundup.model.packed import BLOCK, blocks_of, first_visible, send, spans_of
+from groundup.model.device import send
+from groundup.model.packed import BLOCK, blocks_of, first_visible, spans_of
 
 B, H, KV, T, D = 2, 4, 2, 12, 8
 DOCUMENTS = torch.tensor([[0] * 5 + [1] * 4 + [2] * 3, [-1] * 3 + [7] * 9])

@@ -19,6 +19,7 @@ from torch import Tensor
 from groundup.artifacts import read_json, write_json
 from groundup.chat.masks import encode_answer
 from groundup.chat.template import ChatTokenizer, Message
+from groundup.model.device import send
 from groundup.model.heads import ScalarModel, load_scalar_model, save_scalar_model
 
 FILE = "reward.json"
@@ -98,8 +99,8 @@ def last_values(model: ScalarModel, sequences: Sequence[Sequence[int]], *, pad_l
         document_ids[row, start : start + len(sequence)] = REAL
     lengths = torch.tensor([len(sequence) for sequence in sequences])
     last = torch.full((B,), T - 1) if pad_left else lengths - 1
-    values: Tensor = model(input_ids.to(device), document_ids=document_ids.to(device))  # B, T
-    return values.gather(1, last[:, None].to(device)).squeeze(1)
+    values: Tensor = model(send(input_ids, device), document_ids=document_ids)  # B, T
+    return values.gather(1, send(last[:, None], device)).squeeze(1)
 
 
 def _batches(order: Sequence[int], sequences: Sequence[Sequence[int]]) -> list[list[int]]:

@@ -18,8 +18,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from groundup.model.decoder import Decoder, compute_dtype
+from groundup.model.device import send
 from groundup.model.logprobs import token_logprobs
-from groundup.model.packed import send
 
 SUMMED_CHUNK_BYTES = 512 << 20  # logits of one chunk in the compute dtype; uncompiled, fp32 copies of it come on top
 

@@ -16,23 +16,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from groundup.model.device import send
+
 BLOCK = 128  # tokens on a side of flex attention's blocks
 FLASH_CAPABILITY = (8, 0)  # NVIDIA Ampere
-
-
-def send(value: Tensor, device: torch.device | str) -> Tensor:
-    """To the device without waiting for it: from pinned memory where it comes from the CPU."""
-    device = torch.device(device)
-    if value.device.type == device.type:
-        return value
-    if device.type == "cuda" and value.device.type == "cpu":
-        return pinned(value).to(device, non_blocking=True)
-    return value.to(device)
-
-
-def pinned(value: Tensor) -> Tensor:
-    """A copy in memory that the GPU reads by itself."""
-    return value.pin_memory()
 
 
 # ---------------------------------------------------------------- sequences of any length

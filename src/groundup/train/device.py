@@ -1,4 +1,4 @@
-"""Which device a stage trains on, and how batches get there.
+"""How a stage trains on its device (model/device.py chooses it), and how batches get there and numbers back.
 
 A GPU works through a queue: Python only waits for it where a number is asked for. So everything that decides a shape or
 a choice (document ids, weights, masks) stays on the CPU, where objectives look at it freely; all else is sent from
@@ -13,58 +13,15 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from groundup.errors import UserError
-from groundup.model.packed import send
+from groundup.model.device import choose_device, device_of, place, send
 from groundup.train.precision import prepare_processor
+
+__all__ = ["choose_device", "device_of", "fetch", "held", "place", "prepare_device", "to_device"]
 
 # Of a micro-batch: what decides how many tokens are looked at, and which. The model takes it from there.
 STAYS_ON_CPU = frozenset({"document_ids", "weights", "mask"})
-
-
-def choose_device(wanted: str = "auto") -> str:
-    """`cpu`, `cuda` (`cuda:N` for process N of torchrun on this machine) or `mps`, from a recipe's `device`.
-
-    auto: an NVIDIA or AMD GPU where torch sees one, else the CPU. UserError where what is wanted is not there.
-    """
-    if wanted == "auto":
-        wanted = "cuda" if torch.cuda.is_available() else "cpu"
-    if wanted == "cuda":
-        _require_cuda()
-        local_rank = int(os.environ.get("LOCAL_RANK", "0"))
-        gpus = torch.cuda.device_count()
-        if local_rank >= gpus:
-            raise UserError(
-                f"process {local_rank} of this machine has no GPU of its own: {gpus} are visible",
-                where="device: cuda",
-                fix=f"start {gpus} processes here (torchrun --nproc_per_node {gpus}), or look at CUDA_VISIBLE_DEVICES",
-            )
-        return f"cuda:{local_rank}" if "LOCAL_RANK" in os.environ else "cuda"
-    if wanted == "mps" and not torch.backends.mps.is_available():
-        raise UserError(
-            "torch sees no Apple GPU here",
-            where="device: mps",
-            fix="set device: auto, or use a Mac with Apple silicon and torch's macOS build",
-        )
-    return wanted
-
-
-def _require_cuda() -> None:
-    if torch.cuda.is_available():
-        return
-    build = torch.version.cuda or torch.version.hip
-    why = (
-        f"this torch ({torch.__version__}) is a build without CUDA"
-        if build is None
-        else f"this torch is built for {'CUDA' if torch.version.cuda else 'ROCm'} {build}, but no GPU answers"
-    )
-    fix = (
-        "run `./groundup` on a machine with a GPU: it installs the build that fits"
-        if build is None
-        else "look at `nvidia-smi`, the driver's version and CUDA_VISIBLE_DEVICES"
-    )
-    raise UserError(f"{why}, so it cannot train on a GPU", where="device: cuda", fix=f"{fix}; or set device: auto")
 
 
 def prepare_device(device: str, dtype: str) -> None:
@@ -80,17 +37,6 @@ def prepare_device(device: str, dtype: str) -> None:
         os.environ["PYTORCH_ALLOC_CONF"] = "expandable_segments:True"  # read when the first tensor is made there
     torch.cuda.set_device(device)
     torch.set_float32_matmul_precision("high" if dtype == "bfloat16" else "highest")
-
-
-def device_of(model: nn.Module) -> torch.device:
-    """Where the model's first parameter lies."""
-    return next(model.parameters()).device
-
-
-def place(model: nn.Module, device: str) -> None:
-    """Move a model in place; one that has no values yet (on the meta device) stays as it is."""
-    if device_of(model).type != "meta":
-        model.to(device)
 
 
 def to_device(value: Any, device: torch.device | str) -> Any:

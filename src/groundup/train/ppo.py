@@ -25,12 +25,14 @@ from groundup.chat.template import prompt_ids
 from groundup.console import Console
 from groundup.errors import Problem, UserError
 from groundup.model.decoder import Decoder
+from groundup.model.device import send
 from groundup.model.files import copy_tokenizer_files, load_config, load_model, require_same_vocabulary, save_model
 from groundup.model.generate import Completion, Sampling, generate
 from groundup.model.heads import ScalarModel, load_scalar_model
 from groundup.model.logprobs import token_logprobs
 from groundup.recipe import CheckReport
 from groundup.tokens.tokenizer import Tokenizer
+from groundup.train.device import device_of, place, to_device
 from groundup.train.engine import LossParts, train, train_options
 from groundup.train.losses import gae, kl_k1, kl_k3, masked_variance, policy_loss_clipped, value_loss_clipped, whiten
 from groundup.train.precision import autocast
@@ -134,24 +136,25 @@ class Ppo:
         return float(micro_batch.answers.mask.sum())
 
     def loss(self, model: ActorCritic, micro_batch: MicroBatch) -> LossParts:
-        s, b, mask = self.settings, micro_batch, micro_batch.answers.mask
+        s, b = self.settings, micro_batch
         weight = self.weight(b)
         values = self._values(model.critic, b.answers)
+        mask = send(b.answers.mask, values.device)
         value = value_loss_clipped(values, b.old_values, b.returns, mask, s.cliprange_value)
         loss_sum = s.vf_coef * value.losses.sum()
-        metrics = {name: (number, 1.0) for name, number in b.stats.items()}
-        metrics["value_loss"] = (float(value.losses.detach().sum()), weight)
+        metrics: dict[str, tuple[Tensor | float, float]] = {name: (number, 1.0) for name, number in b.stats.items()}
+        metrics["value_loss"] = (value.losses.detach().sum(), weight)
         if b.trains_policy:
             logprobs = self._logprobs(model.policy, b.answers)
             policy = policy_loss_clipped(logprobs, b.old_logprobs, b.advantages, mask, s.cliprange)
             loss_sum = loss_sum + policy.losses.sum()
-            deviation = float((policy.ratio.detach() - 1).abs().max())
             if b.must_have_ratio_one:
+                deviation = float((policy.ratio.detach() - 1).abs().max())
                 metrics["first_ratio_deviation"] = (deviation, 1.0)
                 self._check_ratio(deviation)
-            metrics["policy_loss"] = (float(policy.losses.detach().sum()), weight)
-            metrics["clip_fraction"] = (float(policy.is_clipped.sum()), weight)
-            metrics["approx_kl"] = (float((kl_k3(logprobs.detach(), b.old_logprobs) * mask).sum()), weight)
+            metrics["policy_loss"] = (policy.losses.detach().sum(), weight)
+            metrics["clip_fraction"] = (policy.is_clipped.sum(), weight)
+            metrics["approx_kl"] = ((kl_k3(logprobs.detach(), b.old_logprobs) * mask).sum(), weight)
         return LossParts(loss_sum, weight, metrics, tokens=int((b.answers.document_ids >= 0).sum()))
 
     def state_dict(self) -> dict[str, Any]:
@@ -183,14 +186,15 @@ class Ppo:
         scores = self.score(prompts, ids, completions)
 
         old_logprobs, reference_logprobs, values = (torch.zeros(answers.mask.shape) for _ in range(3))
-        with autocast(self.dtype):
+        device = device_of(model)
+        with autocast(self.dtype, device):
             for rows in self._mini_batches(number, epoch=0):
                 for micro_rows in answers.split(rows, s.micro_batch_size):  # the shapes that the first pass will have
-                    some = answers.rows(micro_rows)
+                    some = to_device(answers.rows(micro_rows), device)
                     length = some.mask.shape[1]
-                    old_logprobs[micro_rows, :length] = self._logprobs(model.policy, some)
-                    reference_logprobs[micro_rows, :length] = self._logprobs(self.reference, some)
-                    values[micro_rows, :length] = self._values(model.critic, some) * some.mask
+                    old_logprobs[micro_rows, :length] = self._logprobs(model.policy, some).cpu()
+                    reference_logprobs[micro_rows, :length] = self._logprobs(self.reference, some).cpu()
+                    values[micro_rows, :length] = self._values(model.critic, some).cpu() * some.mask
         kl = {"k1": kl_k1, "k3": kl_k3}[s.kl_estimator](old_logprobs, reference_logprobs) * answers.mask
         rewards = -self.kl_coef * kl
         last = answers.mask.shape[1] - 1 - answers.mask.flip(1).int().argmax(1)  # N: where the answer's last token is
@@ -253,9 +257,11 @@ class Ppo:
     def _logprobs(self, policy: Decoder, answers: Answers) -> Tensor:
         """`N, T` log-probabilities of the answers' tokens at the sampling temperature, 0 outside the mask."""
         hidden = policy(answers.input_ids[:, :-1], document_ids=answers.document_ids[:, :-1])
-        targets = answers.input_ids[:, 1:]
-        logprobs = token_logprobs(hidden[answers.mask], policy, targets[answers.mask], self.settings.temperature)
-        return torch.zeros(answers.mask.shape).masked_scatter(answers.mask, logprobs)
+        targets, mask = answers.input_ids[:, 1:], answers.mask  # the mask is on the CPU: who is kept is known there
+        kept = send(mask.flatten().nonzero().squeeze(1), hidden.device)
+        chosen = hidden.flatten(0, 1)[kept], targets.flatten()[kept]
+        logprobs = token_logprobs(chosen[0], policy, chosen[1], self.settings.temperature)
+        return torch.zeros(mask.numel(), device=hidden.device).index_put((kept,), logprobs).view(mask.shape)
 
     def _values(self, critic: ScalarModel, answers: Answers) -> Tensor:
         """`N, T`: what the critic expects before each token is written."""
@@ -296,12 +302,14 @@ def run(settings: PpoSettings, context: StageContext) -> StageResult:
         eps=1e-5,
         learning_rate_scales={"critic.": settings.critic_learning_rate_scale},
     )
+    for model in (policy, reference, critic):
+        place(model, options.device)
     objective = Ppo(
         settings,
         prompts,
         tokenizer,
         reference,
-        scorer(settings, context, tokenizer),
+        scorer(settings, context, tokenizer, options.device),
         dtype=options.dtype,
         seed=context.seed,
         console=context.console,
@@ -335,13 +343,14 @@ def first_critic(settings: PpoSettings, context: StageContext, policy: Decoder, 
     return critic
 
 
-def scorer(settings: PpoSettings, context: StageContext, tokenizer: Tokenizer) -> Scorer:
+def scorer(settings: PpoSettings, context: StageContext, tokenizer: Tokenizer, device: str = "cpu") -> Scorer:
     """The reward of this stage: the exact verifier, a reward model, or both."""
     reward = None
     if settings.reward is not None:
         folder = context.model_folder(settings.reward)
         require_same_vocabulary(folder, tokenizer)  # it reads the very ids that the policy wrote
         reward = load_reward_model(folder)
+        place(reward.model, device)
 
     def score(prompts: Sequence[Prompt], ids: Sequence[list[int]], completions: Sequence[Completion]) -> Scores:
         texts = [tokenizer.decode(c.ids[:-1] if c.finished else c.ids) for c in completions]

@@ -20,6 +20,7 @@ from groundup.recipe import CheckReport
 from groundup.tokens.batches import TokenBatch, TokenBatches
 from groundup.tokens.shards import Manifest, read_manifest
 from groundup.tokens.tokenizer import Tokenizer
+from groundup.train.device import device_of, place, to_device
 from groundup.train.engine import LossParts, train, train_options
 from groundup.train.precision import autocast
 from groundup.train.samples import text_prompts, write_samples
@@ -84,9 +85,11 @@ def run(settings: PretrainSettings, context: StageContext) -> StageResult:
         seed=context.seed,
         steps_per_epoch=batches.steps_per_epoch,
         eval_steps=settings.eval_steps,
+        tokens_per_step=rows_per_step * settings.sequence_len,
         data_fingerprint=manifest.fingerprint,
         batch={"rows": rows_per_step, "sequence_len": settings.sequence_len, "document_mask": settings.document_mask},
     )
+    place(model, options.device)
     prompts = text_prompts(tokenizer, settings.sample_prompts)
     sampling: dict[str, Any] = {"max_new_tokens": settings.sample_tokens, "temperature": SAMPLE_TEMPERATURE}
     write_samples(model, tokenizer, prompts, context, "before", **sampling)
@@ -133,8 +136,9 @@ def _mean_loss(model: Decoder, objective: NextToken, micro_batches: list[Any], d
     """Nats per token over all micro-batches."""
     total, weight = 0.0, 0.0
     for micro_batch in micro_batches:
-        with autocast(dtype):
-            parts = objective.loss(model, micro_batch)
+        device = device_of(model)
+        with autocast(dtype, device):
+            parts = objective.loss(model, to_device(micro_batch, device))
         total += float(parts.loss_sum)
         weight += parts.weight
     return total / weight
@@ -178,6 +182,9 @@ def _facts(settings: PretrainSettings, config: ModelConfig, steps_per_epoch: flo
     horizons = [settings.max_steps] if settings.max_steps is not None else []
     if settings.num_epochs is not None and steps_per_epoch is not None:
         horizons.append(max(1, round(settings.num_epochs * steps_per_epoch)))
+    if settings.max_tokens is not None:
+        step_tokens = row_tokens * settings.gradient_accumulation_steps
+        horizons.append(steps_of_tokens(settings.max_tokens, step_tokens))
     if horizons:
         facts["steps"] = min(horizons)
         facts["trained_tokens"] = min(horizons) * row_tokens * settings.gradient_accumulation_steps
