@@ -10,16 +10,18 @@ Pre-norm blocks with RMSNorm (arXiv:1910.07467), grouped-query attention (arXiv:
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from groundup.kernels.attention import Rows
 from groundup.model.attention import Mask, attend, mask_for
 from groundup.model.config import ModelConfig
+from groundup.model.device import send
 from groundup.model.functions import rms_norm, rotate
-from groundup.model.packed import send
+from groundup.model.native_block import native_rows, run_block
 from groundup.model.rope import RotaryTable
 
 # hidden `B, T, C`, targets `B, T`, temperature -> log p(target) `B, T` in fp32
@@ -142,7 +144,9 @@ class Block(nn.Module):
         self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
 
-    def forward(self, x: Tensor, rotation: tuple[Tensor, Tensor], mask: Mask, cache: KVCache | None) -> Tensor:
+    def forward(self, x: Tensor, rotation: tuple[Tensor, Tensor], mask: Mask | Rows, cache: KVCache | None) -> Tensor:
+        if isinstance(mask, Rows):
+            return run_block(self, x, mask, compute_dtype(self.input_layernorm.weight))
         x = x + self.self_attn(self.input_layernorm(x), rotation, mask, cache)
         out: Tensor = x + self.mlp(self.post_attention_layernorm(x))
         return out
@@ -179,8 +183,11 @@ class Trunk(nn.Module):
 
     def surroundings(
         self, tokens: Tensor, position_ids: Tensor | None, document_ids: Tensor | None, cache: KVCache | None
-    ) -> tuple[tuple[Tensor, Tensor], dict[int | None, Mask]]:
-        """What all layers need besides hidden states: the rotation, and a mask per window. `tokens`: `B, T, ...`."""
+    ) -> tuple[tuple[Tensor, Tensor], Mapping[int | None, Mask | Rows]]:
+        """What all layers need besides hidden states: the rotation, and per window the mask (for native blocks: Rows).
+
+        `tokens`: `B, T, ...`.
+        """
         T, past = tokens.shape[1], cache.length if cache is not None else 0
         key_documents = cache.append_documents(document_ids, T) if cache is not None else document_ids
         if position_ids is None:
@@ -190,6 +197,10 @@ class Trunk(nn.Module):
             positions = int(position_ids.max()) + 1
         dtype = compute_dtype(next(self.parameters()))
         rotation = self.rotary.at(position_ids, positions, dtype)
+        if cache is None and tokens.device.type == "cpu":
+            rows = native_rows(self, position_ids, positions, document_ids, tokens.shape[0], dtype)
+            if rows is not None:
+                return rotation, rows
         masks = {
             window: mask_for(
                 document_ids,

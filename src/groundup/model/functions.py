@@ -12,6 +12,10 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from groundup.kernels import native
+
+NATIVE_NUMBERS_AT_LEAST = 1 << 16
+
 
 def use_handwritten() -> bool:
     """Whether the backward passes written by hand are used: not where torch.compile fuses the plain formulas itself."""
@@ -26,8 +30,15 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float, dtype: torch.dtype) -> Tenso
     if not use_handwritten():
         wide = x.float()
         return (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps)).to(dtype) * weight.to(dtype)
-    result: Tensor = _RMSNorm.apply(x, weight, eps, dtype)
+    function = _NativeRMSNorm if _use_native_norm(x, dtype) else _RMSNorm
+    result: Tensor = function.apply(x, weight, eps, dtype)
     return result
+
+
+def _use_native_norm(x: Tensor, dtype: torch.dtype) -> bool:
+    """Large activations in fp32 on a CPU; for a few tokens the call costs more than it saves."""
+    is_large = x.device.type == "cpu" and x.dtype == torch.float32 and x.numel() >= NATIVE_NUMBERS_AT_LEAST
+    return is_large and native.available(dtype)
 
 
 class _RMSNorm(torch.autograd.Function):
@@ -52,6 +63,24 @@ class _RMSNorm(torch.autograd.Function):
             mean = torch.mv(product.flatten(0, -2), w).div_(w.numel()).view(scale.shape)
             grad_x = (torch.addcmul(grad * w, normal, mean, value=-1) * scale).to(ctx.x_dtype)
         return grad_x, grad_weight, None, None
+
+
+class _NativeRMSNorm(torch.autograd.Function):
+    """The same by the kernels of kernels/blocks.c, in one pass each way."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float, dtype: torch.dtype) -> Tensor:
+        flat = x.detach().reshape(-1, x.shape[-1]).contiguous()
+        y, rstd = native.norm(flat, weight.detach().float(), eps, dtype)
+        ctx.save_for_backward(flat, rstd, weight)
+        return y.view(x.shape)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
+        x, rstd, weight = ctx.saved_tensors
+        dx, dw = native.norm_backward_alone(grad.reshape(x.shape).contiguous(), x, rstd, weight.detach().float())
+        return dx.view(grad.shape), dw.to(weight.dtype), None, None
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

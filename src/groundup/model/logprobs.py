@@ -14,6 +14,9 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from groundup.kernels import native
+from groundup.kernels.packing import packed
+from groundup.kernels.products import product, weight_gradient
 from groundup.model.decoder import Decoder, SplitHead, compute_dtype
 
 CHUNK_BYTES = 32 << 20  # logits of one chunk in the compute dtype, but never fewer rows than:
@@ -36,12 +39,12 @@ def token_logprobs(hidden: Tensor, model: Decoder, targets: Tensor, temperature:
     dtype = compute_dtype(weight)
     flat = hidden.reshape(-1, hidden.shape[-1]).to(dtype)
     with torch.autocast(hidden.device.type, enabled=False):
-        result: Tensor = _TargetLogprobs.apply(flat, weight.to(dtype), targets.reshape(-1), temperature)
+        result: Tensor = _TargetLogprobs.apply(flat, weight, targets.reshape(-1), temperature)
     return result.view(targets.shape)
 
 
 class _TargetLogprobs(torch.autograd.Function):
-    """hidden `N, C`, weight `V, C`, targets `N` -> log-probabilities `N` (fp32).
+    """hidden `N, C`, weight `V, C` (of any dtype), targets `N` -> log-probabilities `N` (fp32).
 
     With r = onehot(target) - p, the slope of a target's log-probability in its logits is r / temperature, so
     d hidden = slope * (r W) and d W = r^T (slope * hidden): the incoming gradient scales `N, C` matrices, never `N, V`.
@@ -50,6 +53,7 @@ class _TargetLogprobs(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, temperature: float) -> Tensor:
         tokens, row_bytes = len(hidden), len(weight) * hidden.element_size()
+        cast = packed(hidden.dtype, weight)
         is_cpu = hidden.device.type == "cpu"
         rows = max(CHUNK_ROWS, (CHUNK_BYTES if is_cpu else GPU_CHUNK_BYTES) // row_bytes)
         keep_bytes = KEEP_BYTES if is_cpu else GPU_KEEP_BYTES
@@ -58,7 +62,7 @@ class _TargetLogprobs(torch.autograd.Function):
         kept = []
         for start in range(0, tokens, rows):
             part = slice(start, start + rows)
-            result[part], residual = _residual(hidden[part], weight, targets[part], temperature)
+            result[part], residual = _residual(hidden[part], cast, targets[part], temperature)
             if keep:
                 kept.append(residual)
         ctx.save_for_backward(hidden, weight, targets, *kept)
@@ -69,17 +73,18 @@ class _TargetLogprobs(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
         hidden, weight, targets, *kept = ctx.saved_tensors
+        cast = packed(hidden.dtype, weight)
         grad_hidden = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
         grad_weight: Tensor | None = None
         for number, start in enumerate(range(0, len(hidden), ctx.rows)):
             part = slice(start, start + ctx.rows)
             x, slope = hidden[part], (grad[part] / ctx.temperature)[:, None]
-            residual = kept[number] if kept else _residual(x, weight, targets[part], ctx.temperature)[1]
+            residual = kept[number] if kept else _residual(x, cast, targets[part], ctx.temperature)[1]
             if grad_hidden is not None:
-                grad_hidden[part] = (residual @ weight) * slope
+                grad_hidden[part] = product(residual, cast.t()) * slope
             if ctx.needs_input_grad[1]:
-                term = residual.T @ (x * slope).to(x.dtype)
-                grad_weight = term if grad_weight is None else grad_weight.float().add_(term)
+                term = weight_gradient(residual, (x * slope).to(x.dtype))
+                grad_weight = term if grad_weight is None else grad_weight.add_(term)
         return grad_hidden, None if grad_weight is None else grad_weight.to(weight.dtype), None, None
 
 
@@ -91,6 +96,8 @@ def _residual(hidden: Tensor, weight: Tensor, targets: Tensor, temperature: floa
     logits = hidden @ weight.T
     if logits.device.type != "cpu":
         return _residual_at_once(logits, targets, temperature)
+    if native.available(logits.dtype):
+        return native.target_logprobs(logits, targets.contiguous(), temperature), logits
     logprobs = torch.empty(len(hidden), device=hidden.device)
     rows = max(1, SOFTMAX_BYTES // (4 * len(weight)))
     for start in range(0, len(hidden), rows):

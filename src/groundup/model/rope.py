@@ -78,14 +78,18 @@ class RotaryTable:
 
     def at(self, position_ids: Tensor, positions: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """cos and sin, each `B, 1, T, D`, of `position_ids` `B, T`, all below `positions`; see functions.rotate."""
-        key = (dtype, position_ids.device)
+        cos, sin = self.tables_of(positions, dtype, position_ids.device)
+        return cos[position_ids][:, None], sin[position_ids][:, None]
+
+    def tables_of(self, positions: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
+        """cos and sin `P, D` of the positions from 0 on, P at least `positions`."""
+        key = (dtype, device)
         if key not in self.tables or len(self.tables[key][0]) < positions:
             rows = 1 << max(positions - 1, 255).bit_length()  # grow by doubling: a decode loop builds few tables
             angles = torch.arange(rows, dtype=torch.float32, device="cpu")[:, None] * self.frequencies
             cos, sin = angles.cos() * self.factor, angles.sin() * self.factor
             self.tables[key] = (
-                torch.cat((cos, cos), dim=-1).to(position_ids.device, dtype),
-                torch.cat((-sin, sin), dim=-1).to(position_ids.device, dtype),
+                torch.cat((cos, cos), dim=-1).to(device, dtype),
+                torch.cat((-sin, sin), dim=-1).to(device, dtype),
             )
-        cos, sin = self.tables[key]
-        return cos[position_ids][:, None], sin[position_ids][:, None]
+        return self.tables[key]

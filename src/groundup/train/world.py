@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from groundup.train.device import fetch, held, to_device
+from groundup.kernels.packing import weights_rest
 from groundup.train.objective import LossParts, Objective
 from groundup.train.optim import trained_parameters
 from groundup.train.precision import autocast
@@ -72,12 +73,13 @@ class World:
         """
         sums = StepSums()
         share = self.share(micro_batches)
-        for number, (batch, is_counted) in enumerate(share, start=1):
-            with autocast(dtype, self.device):
-                parts = objective.loss(model, to_device(batch, self.device))
-            self.before_backward(model, is_last=number == len(share))
-            (parts.loss_sum * (float(is_counted) / weight)).backward()  # type: ignore[no-untyped-call]
-            sums.add(parts, float(is_counted))
+        with weights_rest():  # no update before the last of them: weights are cast once for all
+            for number, (batch, is_counted) in enumerate(share, start=1):
+                with autocast(dtype, self.device):
+                    parts = objective.loss(model, to_device(batch, self.device))
+                self.before_backward(model, is_last=number == len(share))
+                (parts.loss_sum * (float(is_counted) / weight)).backward()  # type: ignore[no-untyped-call]
+                sums.add(parts, float(is_counted))
         self.finish_gradients(model)
         return self.total(sums)
 
