@@ -26,7 +26,17 @@ from groundup.train.metrics import read_metrics
 from groundup.train.optim import build_optimizers, role_of, set_learning_rate, trained_parameters
 from groundup.train.schedule import lr_factor
 
-from .engine_parts import T, context_in, equal_weights, next_token, options, tiny_decoder, train_tiny, write_shards
+from .engine_parts import (
+    StopAt,
+    T,
+    context_in,
+    equal_weights,
+    next_token,
+    options,
+    tiny_decoder,
+    train_tiny,
+    write_shards,
+)
 
 
 @pytest.fixture(scope="module")
@@ -227,23 +237,6 @@ def test_stopping_and_going_on_gives_the_weights_of_an_uninterrupted_run(
     for name in ("loss", "lr", "grad_norm", "tokens"):
         rows = [[row[name] for row in read_metrics(tmp_path / f / "metrics.jsonl")] for f in ("whole", "cut")]
         assert rows[0] == rows[1]
-
-
-class StopAt:
-    """An objective that raises the stop flag during a step, as a signal would."""
-
-    is_function_of_step = False  # or a thread would ask for a batch, and raise the flag, one step ahead
-
-    def __init__(self, inner: Any, stop: StopRequest, step: int) -> None:
-        self.inner, self.stop, self.at = inner, stop, step
-
-    def micro_batches(self, step: int, model: Any) -> list[Any]:
-        if step + 1 == self.at:
-            self.stop.request(75)
-        return self.inner.micro_batches(step, model)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.inner, name)
 
 
 class Sampling(Ragged):

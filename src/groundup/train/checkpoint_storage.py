@@ -31,6 +31,7 @@ from torch.distributed.checkpoint.metadata import (
     ChunkStorageMetadata,
     Metadata,
     MetadataIndex,
+    StorageMeta,
     TensorProperties,
     TensorStorageMetadata,
 )
@@ -46,6 +47,7 @@ from groundup.train.checkpoint_files import json_bytes, write_synced
 
 INDEX = "tensors.json"
 TORCH_DTYPES = {name: dtype for dtype, name in DTYPES.items()}
+ALL = "tensors"  # one entry for torch, which logs the start and the end of each
 SHARDING_KEY = "DCP_SHARDING_INFO"  # where torch's reader of safetensors looks for a piece's offsets
 
 # one process alone is meant to save without a process group
@@ -67,9 +69,9 @@ def write_tensors(
     """
     try:
         save(
-            dict(tensors),
+            {ALL: dict(tensors)},
             storage_writer=_Writer(temporary, complete),
-            planner=_CopiesPlanner(copies),
+            planner=_SavePlanner(copies),
             process_group=group,
             no_dist=group is None,
         )
@@ -80,9 +82,13 @@ def write_tensors(
 
 def read_tensors(checkpoint: Path, targets: Mapping[str, Tensor], group: dist.ProcessGroup | None) -> None:
     """Fill the targets in place, each rank its own shards. Names and shapes must be those of the checkpoint's index."""
-    planner = DefaultLoadPlanner(flatten_state_dict=False)
+    planner = _LoadPlanner()
     load(
-        dict(targets), storage_reader=_Reader(checkpoint), planner=planner, process_group=group, no_dist=group is None
+        {ALL: dict(targets)},
+        storage_reader=_Reader(checkpoint),
+        planner=planner,
+        process_group=group,
+        no_dist=group is None,
     )
 
 
@@ -90,7 +96,11 @@ def first_difference(checkpoint: Path, tensors: Mapping[str, Tensor], group: dis
     """Read the checkpoint as `read_tensors` does, piece by piece; the name of the first that is not the live tensor."""
     planner = _ComparingPlanner()
     load(
-        dict(tensors), storage_reader=_Reader(checkpoint), planner=planner, process_group=group, no_dist=group is None
+        {ALL: dict(tensors)},
+        storage_reader=_Reader(checkpoint),
+        planner=planner,
+        process_group=group,
+        no_dist=group is None,
     )
     return planner.different[0] if planner.different else None
 
@@ -230,22 +240,37 @@ class _Reader(StorageReader):
         return isinstance(checkpoint_id, Path)
 
 
-class _CopiesPlanner(DefaultSavePlanner):
+class _SavePlanner(DefaultSavePlanner):
     """Plans by the tensors (a shard knows where it belongs), writes the copies of what this rank holds of them."""
 
     def __init__(self, copies: Mapping[str, Tensor] | None) -> None:
         super().__init__(flatten_state_dict=False)
         self.copies = copies
 
+    def set_up_planner(
+        self, state_dict: dict[str, Any], storage_meta: StorageMeta | None = None, is_coordinator: bool = False
+    ) -> None:
+        super().set_up_planner(state_dict[ALL], storage_meta, is_coordinator)
+
     def lookup_object(self, index: MetadataIndex) -> Any:
         return super().lookup_object(index) if self.copies is None else self.copies[index.fqn]
 
 
-class _ComparingPlanner(DefaultLoadPlanner):
+class _LoadPlanner(DefaultLoadPlanner):
+    def __init__(self) -> None:
+        super().__init__(flatten_state_dict=False)
+
+    def set_up_planner(
+        self, state_dict: dict[str, Any], metadata: Metadata | None = None, is_coordinator: bool = False
+    ) -> None:
+        super().set_up_planner(state_dict[ALL], metadata, is_coordinator)
+
+
+class _ComparingPlanner(_LoadPlanner):
     """Reads into a scratch tensor and compares it, bit by bit, with the one that would have been filled."""
 
     def __init__(self) -> None:
-        super().__init__(flatten_state_dict=False)
+        super().__init__()
         self.different: list[str] = []
 
     def resolve_tensor(self, read_item: ReadItem) -> Tensor:
