@@ -163,6 +163,7 @@ class Trunk(nn.Module):
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.windows = [config.layer_window(layer) for layer in range(config.num_hidden_layers)]
         self.rotary = RotaryTable(config)
+        self.is_compiled = False  # train/speedups.py had torch compile the blocks: kernels of our own stay out of them
 
     def forward(
         self,
@@ -197,7 +198,7 @@ class Trunk(nn.Module):
             positions = int(position_ids.max()) + 1
         dtype = compute_dtype(next(self.parameters()))
         rotation = self.rotary.at(position_ids, positions, dtype)
-        if cache is None and tokens.device.type == "cpu":
+        if cache is None and tokens.device.type == "cpu" and not self.is_compiled:
             rows = native_rows(self, position_ids, positions, document_ids, tokens.shape[0], dtype)
             if rows is not None:
                 return rotation, rows
@@ -230,6 +231,7 @@ class Decoder(nn.Module):
         )
         # where the head is split over processes (train/parallel.py): what stands in for logprobs.token_logprobs
         self.split_head: SplitHead | None = None
+        self.is_compiled = False  # the loss then is, too
 
     @property
     def head_weight(self) -> Tensor:

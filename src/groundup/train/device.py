@@ -8,7 +8,9 @@ pinned memory; sums stay on the device until a step is done.
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import os
+import shutil
 from collections.abc import Iterable
 from typing import Any
 
@@ -20,6 +22,8 @@ from groundup.train.precision import prepare_processor
 
 __all__ = ["choose_device", "device_of", "fetch", "held", "place", "prepare_device", "to_device"]
 
+COMPILE_FROM_STEPS = 300  # on a GPU: a minute of compiling comes back within some hundred steps
+COMPILE_FROM_SECONDS = 900
 # Of a micro-batch: what decides how many tokens are looked at, and which. The model takes it from there.
 STAYS_ON_CPU = frozenset({"document_ids", "weights", "mask"})
 
@@ -57,6 +61,28 @@ def to_device(value: Any, device: torch.device | str) -> Any:
 
 def _field(name: str, value: Any, device: torch.device | str) -> Any:
     return value if name in STAYS_ON_CPU else to_device(value, device)
+
+
+# ---------------------------------------------------------------- compilation
+
+
+def wants_compile(wanted: bool | str, device: str, stage: str, steps: int | None, seconds: float | None) -> bool:
+    """`torch_compile: auto`: on a GPU, where rows keep their length and the run is long enough to pay for it.
+
+    A CPU's own kernels are faster than what is compiled for it (docs/log.md), so there it has to be asked for.
+    """
+    if wanted != "auto":
+        return bool(wanted)
+    is_long = (steps or 0) >= COMPILE_FROM_STEPS or (steps is None and (seconds or 0) >= COMPILE_FROM_SECONDS)
+    return device.startswith("cuda") and stage in ("pretrain", "sft") and is_long and why_no_compiler(device) is None
+
+
+def why_no_compiler(device: str) -> str | None:
+    """What torch.compile lacks on this machine, or None."""
+    if device.startswith("cuda"):
+        return None if importlib.util.find_spec("triton") else "Triton is not installed"
+    found = os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++")
+    return None if found else "there is no C++ compiler (g++ or clang++)"
 
 
 # ---------------------------------------------------------------- numbers that come back

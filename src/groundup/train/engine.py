@@ -24,13 +24,14 @@ from groundup.train.checkpoint import Checkpoints, TrainState
 from groundup.train.clock import Clock
 from groundup.train.curves import Finding
 from groundup.train.device import prepare_device
-from groundup.train.guards import Guard, accept_skips
+from groundup.train.guards import Guard, accept_skips, keep_left_out
 from groundup.train.health import peak_memory_bytes
 from groundup.train.metrics import MetricsFile, read_metrics
 from groundup.train.objective import LossParts, Objective
 from groundup.train.optim import build_optimizers
 from groundup.train.options import TrainOptions, check_options, train_options
 from groundup.train.prefetch import Ahead
+from groundup.train.speedups import slow_down, speed_up, steady_collection
 from groundup.train.start import open_world
 from groundup.train.step import train_step
 from groundup.train.verdicts import Verdicts, tell
@@ -67,6 +68,7 @@ def train(
     prepare_device(options.device, options.dtype)
     world = open_world(options, context.team)
     model = world.prepare(model)
+    speed_up(model, options)
     optimizers = build_optimizers(
         model,
         optimizer=options.optimizer,
@@ -95,6 +97,7 @@ def train(
         objective.load_state_dict(objective_state)
         context.console.info(f"  {context.name}: going on from step {state.step:,}")
     accept_skips(options, state, where=context.name)
+    keep_left_out(context.folder, state)
     metrics = MetricsFile(context.folder / "metrics.jsonl", state.step)
     verdicts = Verdicts(read_metrics(metrics.path))
     clock = Clock(state, context.folder / "timing.json" if world.is_main else None)
@@ -122,7 +125,8 @@ def train(
         if world.from_main(budget.is_spent(options, clock)) and state.step != state.total_steps:
             raise budget.used_up(options, where=context.name)
         total, unit = (options.time_limit_seconds, "s") if state.total_steps is None else (state.total_steps, "steps")
-        with watch, context.stop.deferred(), context.console.progress(context.name, total or 1, unit) as bar:
+        progress = context.console.progress(context.name, total or 1, unit)
+        with watch, context.stop.deferred(), progress as bar, steady_collection(options.device) as collect:
             bar(state.step if unit == "steps" else state.seconds)
             while state.total_steps is None or state.step < state.total_steps:
                 started, tokens = time.perf_counter(), state.tokens
@@ -131,12 +135,14 @@ def train(
                 )
                 clock.step_done(state, time.perf_counter() - started, row["data_wait"])
                 watch.step_done()
+                collect(state.step)
                 if guard.wants_rewind(state) and (found := guard.rewind(state, checkpoints)) is not None:
                     state, objective_state = found
                     objective.load_state_dict(objective_state)
                     verdicts = Verdicts(metrics.cut(state.step))
                     clock.went_back(state)
                     save(wait=True)  # what is left out from here on is not forgotten in a kill
+                    keep_left_out(context.folder, state)
                     continue
                 is_logged = state.step == 1 or state.step % options.logging_steps == 0
                 before = state.total_steps
@@ -178,6 +184,7 @@ def train(
                 if is_broke and not is_last:
                     raise Stopped(budget.stopped_text(options, state, clock, context.name), EXIT_REFUSED)
     finally:
+        slow_down(model)
         ahead.close()
         clock.keep()
         checkpoints.close()

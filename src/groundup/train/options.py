@@ -8,17 +8,22 @@ from typing import Any
 
 from groundup.errors import UserError
 from groundup.tokens.skips import Ranges, ranges_of
-from groundup.train.device import choose_device
+from groundup.train.device import choose_device, wants_compile
 from groundup.train.layout import Layout
 from groundup.train.precision import compute_dtype
 from groundup.train.settings import TrainingSettings
 
 UNKNOWN_HORIZON_WARMUP = 20
-# what is shown, how often is saved, and on what it runs: a checkpoint may be continued with other values of these
-NOT_CONFIGURATION = ("save_steps", "save_total_limit", "milestone_steps", "logging_steps", "layout", "device")
-# what may change while a run is under way; that what was trained so far stays the same is checked by itself
-NOT_CONFIGURATION += ("skip_steps", "on_spike", "max_tokens", "budget", "cost_per_hour", "stall_seconds", "report_to")
-NOT_CONFIGURATION += ("sequence_len", "tokens_per_step")  # known from `batch` already
+# a checkpoint may be continued with other values of these
+NOT_CONFIGURATION = (
+    # what is shown, how often is saved, and on what it runs
+    *("save_steps", "save_total_limit", "milestone_steps", "logging_steps", "layout", "device"),
+    *("gradient_checkpointing", "torch_compile"),
+    *("cost_per_hour", "stall_seconds", "report_to"),
+    # what may change while a run is under way; that what was trained so far stays the same is checked by itself
+    *("skip_steps", "on_spike", "max_tokens", "budget"),
+    *("sequence_len", "tokens_per_step"),  # known from `batch` already
+)
 
 
 @dataclass(frozen=True)
@@ -46,6 +51,9 @@ class TrainOptions:
     batch: Mapping[str, Any] = field(default_factory=dict)  # how they are made; kept for the same reason
     layout: Layout = field(default_factory=Layout)
     device: str = "cpu"
+    gradient_checkpointing: bool | str = False  # or "selective"
+    torch_compile: bool = False
+    float8: bool = False
     skip_steps: Ranges = ()  # batches that are never trained, counted from 1
     on_spike: str = "warn"  # or skip, rewind
     max_tokens: int | None = None
@@ -86,11 +94,13 @@ def train_options(
     horizons = [settings.max_steps] if settings.max_steps is not None else []
     if settings.num_epochs is not None and steps_per_epoch is not None:
         horizons.append(max(1, round(settings.num_epochs * steps_per_epoch)))
+    if settings.max_tokens is not None and (tokens_per_step := changes.get("tokens_per_step")):
+        horizons.append(steps_of_tokens(settings.max_tokens, tokens_per_step))
     max_steps = min(horizons) if horizons else None
     warmup = settings.warmup_steps
     if warmup is None:
         warmup = UNKNOWN_HORIZON_WARMUP if max_steps is None else round(max_steps * settings.warmup_ratio)
-    device = choose_device(settings.device)
+    device, stage = choose_device(settings.device), str(getattr(settings, "stage", ""))
     options: dict[str, Any] = {
         "max_steps": max_steps,
         "learning_rate": settings.learning_rate,
@@ -102,6 +112,9 @@ def train_options(
         "optimizer": settings.optimizer,
         "device": device,
         "dtype": compute_dtype(settings.bf16, device),
+        "gradient_checkpointing": settings.gradient_checkpointing,
+        "torch_compile": wants_compile(settings.torch_compile, device, stage, max_steps, settings.time_limit),
+        "float8": settings.float8,
         "save_steps": settings.save_steps,
         "save_total_limit": settings.save_total_limit,
         "milestone_steps": settings.milestone_steps,
@@ -128,10 +141,25 @@ def train_options(
     return TrainOptions(**{**options, **changes})
 
 
+def steps_of_tokens(max_tokens: int, tokens_per_step: float) -> int:
+    """Steps that fit. UserError where not one does."""
+    if max_tokens < tokens_per_step:
+        raise UserError(
+            f"max_tokens is {max_tokens:,}, and one step takes {tokens_per_step:,.0f}",
+            fix="raise it, or make steps smaller (micro_batch_size, gradient_accumulation_steps)",
+        )
+    return int(max_tokens // tokens_per_step)
+
+
 def check_options(options: TrainOptions) -> None:
     """Raise UserError for combinations that cannot be trained."""
-    if options.max_steps is None and options.time_limit_seconds is None:
-        raise UserError("nothing says when training ends", fix="set max_steps, num_epochs or time_limit")
+    if options.max_steps is None and not options.is_timed:
+        raise UserError("nothing says when training ends", fix="set max_steps, num_epochs, max_tokens or time_limit")
+    if options.max_steps is None and options.budget is not None and options.lr_scheduler not in ("wsd", "constant"):
+        raise UserError(
+            f"a budget alone does not go with lr_scheduler {options.lr_scheduler}: its shape needs the number of steps",
+            fix="use lr_scheduler: wsd, or set max_steps beside the budget",
+        )
     if options.time_limit_seconds is not None and options.lr_scheduler not in ("wsd", "constant"):
         raise UserError(
             f"time_limit does not go with lr_scheduler {options.lr_scheduler}: its shape needs the number of steps "

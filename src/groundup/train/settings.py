@@ -81,6 +81,13 @@ class TrainingSettings(StageSettings):
     """Compute in bfloat16 with fp32 weights. auto: where the processor has fast bfloat16."""
     device: Annotated[Literal["auto", "cpu", "cuda", "mps"], Presentation()] = "auto"
     """auto: a GPU where there is one, else the CPU. mps (Apple's GPUs) has to be asked for."""
+    gradient_checkpointing: Annotated[Literal[False, True, "selective"], Presentation()] = False
+    """Keep less of each block for the backward pass and compute it again: the same numbers. true: only what goes into a
+    block is kept, for about a third more work; selective: matrix products and attention are kept, too."""
+    torch_compile: Annotated[Literal["auto", True, False], Presentation()] = "auto"
+    """Compile each block. auto: on a GPU, for pre-training and fine-tuning that is long enough to pay for it."""
+    float8: bool = False
+    """Matrix products in float8, with torchao: on NVIDIA GPUs since Ada, for models of hidden_size 2048 and more."""
     dp_replicate_size: Annotated[int, Presentation()] = Field(1, ge=1)
     """Whole copies of the model, each trained on its own rows of a step. How many processes do what never changes
     what is learned."""
