@@ -32,6 +32,7 @@ VERBS = (
     "doctor",
     "config explain",
     "config schema",
+    "tokens show",
 )
 
 

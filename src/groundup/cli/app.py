@@ -29,6 +29,8 @@ app = typer.Typer(
 )
 config = typer.Typer(help="Look up what can be written in a recipe.", no_args_is_help=True)
 app.add_typer(config, name="config", rich_help_panel="Recipes")
+tokens = typer.Typer(help="Look at what a run trains on.", no_args_is_help=True)
+app.add_typer(tokens, name="tokens", rich_help_panel="Runs")
 
 
 def _complete(context: typer.Context, incomplete: str) -> list[str]:
@@ -236,6 +238,25 @@ def lineage(
     from groundup.cli import lineage as room
 
     room.show_lineage(path, home=runs, as_json=as_json)
+
+
+@tokens.command("show")
+def tokens_show(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="a run's folder or name, finished or not")],
+    stage: Annotated[str | None, typer.Option(help="which stage, where several pre-train", metavar="STAGE")] = None,
+    step: Annotated[int | None, typer.Option(min=1, help="a step, as in metrics.jsonl")] = None,
+    batch: Annotated[int | None, typer.Option(min=1, help="a batch, also one that skip_steps leaves out")] = None,
+    rows: Annotated[int | None, typer.Option(min=1, help="show so many rows only")] = None,
+    as_json: AsJson = False,
+    runs: RunsFolder = None,
+) -> None:
+    """What was in a step: source, place, documents and text of every row, exactly as training saw it.
+
+    Example: [bold]groundup tokens show runs/demo --step 120 --rows 4[/]
+    """
+    from groundup.cli import showing
+
+    showing.show_tokens(run, home=runs, stage_name=stage, step=step, batch=batch, rows=rows, as_json=as_json)
 
 
 # ---------------------------------------------------------------- use

@@ -13,8 +13,10 @@ decided before:
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
+from groundup.artifacts import write_json
 from groundup.errors import UserError
 from groundup.tokens.skips import Ranges, batch_of, joined, steps_text, up_to
 from groundup.train.checkpoint import Checkpoints, TrainState
@@ -52,6 +54,12 @@ def accept_skips(options: TrainOptions, state: TrainState, where: str) -> None:
             fix=f"name batches after {trained:,} only; or go back: remove the checkpoints after the step you mean",
         )
     state.guards["skip_steps"] = [list(pair) for pair in options.skip_steps]
+
+
+def keep_left_out(folder: Path, state: TrainState) -> None:
+    """Batches that rewinds have left out, beside the model: the checkpoints that say so do not stay."""
+    if state.guards.get("left_out"):
+        write_json(folder / "left_out.json", {"batches": state.guards["left_out"]})
 
 
 class Guard:

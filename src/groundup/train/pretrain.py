@@ -22,6 +22,7 @@ from groundup.tokens.shards import Manifest, read_manifest
 from groundup.tokens.tokenizer import Tokenizer
 from groundup.train.device import device_of, place, to_device
 from groundup.train.engine import LossParts, train, train_options
+from groundup.train.options import steps_of_tokens
 from groundup.train.precision import autocast
 from groundup.train.samples import text_prompts, write_samples
 from groundup.train.settings import PretrainSettings
@@ -154,6 +155,8 @@ def check(settings: PretrainSettings, context: StageContext) -> CheckReport:
     folder = context.input_folder(settings.tokens)
     rows_per_step = settings.micro_batch_size * settings.gradient_accumulation_steps
     try:
+        if settings.max_tokens is not None:
+            steps_of_tokens(settings.max_tokens, rows_per_step * settings.sequence_len)
         if folder.exists():
             manifest = read_manifest(folder)
             vocab_size = manifest.vocab_size
@@ -183,8 +186,7 @@ def _facts(settings: PretrainSettings, config: ModelConfig, steps_per_epoch: flo
     if settings.num_epochs is not None and steps_per_epoch is not None:
         horizons.append(max(1, round(settings.num_epochs * steps_per_epoch)))
     if settings.max_tokens is not None:
-        step_tokens = row_tokens * settings.gradient_accumulation_steps
-        horizons.append(steps_of_tokens(settings.max_tokens, step_tokens))
+        horizons.append(settings.max_tokens // (row_tokens * settings.gradient_accumulation_steps))
     if horizons:
         facts["steps"] = min(horizons)
         facts["trained_tokens"] = min(horizons) * row_tokens * settings.gradient_accumulation_steps

@@ -109,6 +109,7 @@ def run(settings: SftSettings, context: StageContext) -> StageResult:
         settings,
         seed=context.seed,
         steps_per_epoch=order.steps_per_epoch,
+        tokens_per_step=sum(len(row.ids) for row in rows) / max(1, len(rows)) * rows_per_step,
         data_fingerprint=data_fingerprint(rows),
         batch={"rows": rows_per_step, "base_model": weights_fingerprint(settings, context)},
     )
