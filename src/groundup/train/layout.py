@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from groundup.errors import UserError
+from groundup.errors import Problem, UserError
+from groundup.model.config import ModelConfig
 
 
 @dataclass(frozen=True)
@@ -17,6 +18,15 @@ class Layout:
     pipeline_parallel_size: int = 1  # processes that hold consecutive layers
     context_parallel_size: int = 1  # processes that share each row's tokens (CUDA only)
     pipeline_schedule: str = "1f1b"  # or interleaved: two groups of layers a process, smaller bubbles
+
+    @property
+    def stages_per_process(self) -> int:
+        return 2 if self.pipeline_schedule == "interleaved" and self.pipeline_parallel_size > 1 else 1
+
+    @property
+    def pipeline_stages(self) -> int:
+        """Groups of consecutive layers."""
+        return self.pipeline_parallel_size * self.stages_per_process
 
     def resolved(self, world_size: int) -> Layout:
         """With `dp_shard_size` filled in. UserError where the sizes do not multiply to the number of processes."""
@@ -32,3 +42,40 @@ class Layout:
                 fix=f"start {others * shard} processes, or change the sizes so that their product is {world_size}",
             )
         return Layout(**{**vars(self), "dp_shard_size": shard})
+
+
+def layout_problems(layout: Layout, config: ModelConfig) -> list[Problem]:
+    """What of this layout does not fit this model, with the sizes that would."""
+    problems = []
+    tensor = layout.tensor_parallel_size
+    shared = {
+        name: getattr(config, name) for name in ("num_attention_heads", "num_key_value_heads", "intermediate_size")
+    }
+    if any(size % tensor for size in shared.values()):
+        fitting = [
+            str(size) for size in range(1, min(shared.values()) + 1) if not any(s % size for s in shared.values())
+        ]
+        what = ", ".join(f"{name} {size:,}" for name, size in shared.items())
+        problems.append(
+            Problem(
+                f"tensor_parallel_size {tensor} does not divide the model's {what}",
+                fix=f"sizes that do: {', '.join(fitting)}; dp_shard_size has no such limit",
+            )
+        )
+    stages = layout.pipeline_stages
+    if stages > config.num_hidden_layers:
+        problems.append(
+            Problem(
+                f"{layout.pipeline_parallel_size} pipeline processes ({layout.pipeline_schedule}) need {stages} groups "
+                f"of layers; the model has {config.num_hidden_layers} layers",
+                fix=f"pipeline_parallel_size {config.num_hidden_layers // layout.stages_per_process} or less",
+            )
+        )
+    if layout.pipeline_parallel_size > 1 and tensor > 1:
+        problems.append(
+            Problem(
+                "pipeline_parallel_size and tensor_parallel_size are not combined",
+                fix="use one of them together with dp_shard_size and dp_replicate_size",
+            )
+        )
+    return problems

@@ -1,0 +1,259 @@
+"""How a model is cut up over a mesh of processes: layers over the pipeline, matrices over `tensor`, then activation
+checkpointing and compilation per block, and last everything over `shard` (FSDP2) and `replicate` (HSDP).
+
+Parameters stay under their Hugging Face names and become DTensors; hidden states stay plain tensors, split along T
+between the products (sequence parallel, arXiv:2205.05198), so that the model's own code runs on them as it is.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distribute_tensor
+from torch.distributed.tensor.parallel import ColwiseParallel, ParallelStyle, RowwiseParallel, parallelize_module
+
+from groundup.errors import UserError
+from groundup.model.decoder import Decoder, Trunk, compute_dtype
+from groundup.model.functions import rms_norm
+from groundup.model.heads import ScalarModel
+from groundup.train.layout import Layout, layout_problems
+from groundup.train.options import TrainOptions
+from groundup.train.pipeline import Pipeline, cut_into_stages
+from groundup.train.vocabulary import split_logprobs
+
+SEQUENCE = 1  # the dimension T of hidden states `B, T, C`
+
+
+def parallelize(model: nn.Module, mesh: DeviceMesh, layout: Layout, options: TrainOptions) -> Pipeline | None:
+    """Cut `model` up in place; the pipeline that runs its stages, where there is one. UserError for sizes that do not fit.
+
+    The order matters: a block is compiled with its split matrices, and sharded with its checkpointing.
+    """
+    parts = [part for part in model.modules() if isinstance(part, (Decoder, ScalarModel))]
+    if problems := [problem for part in parts for problem in layout_problems(layout, part.config)]:
+        raise UserError(problems)
+    axes = mesh.mesh_dim_names or ()
+    pipeline = None
+    if "pipeline" in axes:
+        pipeline = cut_into_stages(_one_decoder(model), mesh, layout)
+    for part in parts:
+        if "tensor" in axes:
+            split_matrices(part, mesh["tensor"])
+        shard_axes = tuple(axis for axis in ("replicate", "shard") if axis in axes)
+        if shard_axes:
+            roots = pipeline.stages if pipeline is not None else [part]
+            shard(roots, mesh[shard_axes], options, keeps_blocks=pipeline is not None)
+    return pipeline
+
+
+def _one_decoder(model: nn.Module) -> Decoder:
+    if not isinstance(model, Decoder):
+        raise UserError(
+            f"pipeline_parallel_size trains a decoder to predict the next token; this stage trains a {type(model).__name__}",
+            fix="set pipeline_parallel_size: 1 and use dp_shard_size or tensor_parallel_size",
+        )
+    return model
+
+
+# ---------------------------------------------------------------- tensor parallel
+
+BLOCK_PLAN: dict[str, str] = {
+    "input_layernorm": "norm",
+    "self_attn": "whole rows in",
+    "self_attn.q_proj": "columns",
+    "self_attn.k_proj": "columns",
+    "self_attn.v_proj": "columns",
+    "self_attn.q_norm": "norm",
+    "self_attn.k_norm": "norm",
+    "self_attn.o_proj": "rows",
+    "post_attention_layernorm": "norm",
+    "mlp": "whole rows in",
+    "mlp.gate_proj": "columns",
+    "mlp.up_proj": "columns",
+    "mlp.down_proj": "rows",
+}
+
+
+def split_matrices(part: nn.Module, mesh: DeviceMesh) -> None:
+    """Split one model's matrices over the processes of `mesh`, its vocabulary included."""
+    trunk = part.model
+    assert isinstance(trunk, Trunk)
+    size = mesh.size()
+
+    def styles() -> dict[str, ParallelStyle]:
+        return {
+            "columns": ColwiseParallel(),
+            "rows": RowwiseParallel(output_layouts=Shard(SEQUENCE)),
+            "norm": LocalNorm(),
+            "whole rows in": WholeRowsIn(),
+        }
+
+    for block in trunk.layers.children():
+        have = dict(block.named_modules())
+        parallelize_module(block, mesh, {name: styles()[style] for name, style in BLOCK_PLAN.items() if name in have})
+    parallelize_module(trunk, mesh, {"embed_tokens": SplitEmbedding(), "norm": LocalNorm(gathers=True)})
+    _pad_rows(trunk, size)
+    if isinstance(part, ScalarModel):
+        parallelize_module(part, mesh, {"score": Replicated()})
+    if isinstance(part, Decoder):
+        if part.lm_head is not None:
+            parallelize_module(part, mesh, {"lm_head": SplitRows()})
+        part.split_head = _split_head(part, mesh)
+
+
+class LocalNorm(ParallelStyle):
+    """A norm over the last dimension of hidden states that are split along T, or of heads that are split.
+
+    Its weight is whole everywhere; each process has a part of its gradient. `gathers`: the result has all of T.
+    """
+
+    def __init__(self, *, gathers: bool = False) -> None:
+        super().__init__()
+        self.gathers = gathers
+
+    def _apply(self, module: Any, device_mesh: DeviceMesh) -> nn.Module:
+        _distribute(module, device_mesh, Replicate())
+
+        def forward(x: Tensor) -> Tensor:
+            weight = _SummedGradient.apply(module.weight.to_local(), device_mesh.get_group())
+            normal = rms_norm(x, weight, module.eps, compute_dtype(module.weight))
+            if not self.gathers:
+                return normal
+            return (
+                DTensor.from_local(normal, device_mesh, (Shard(SEQUENCE),))
+                .redistribute(placements=(Replicate(),))
+                .to_local()
+            )
+
+        module.forward = forward
+        return module  # type: ignore[no-any-return]
+
+
+class _SummedGradient(torch.autograd.Function):
+    """A whole weight that every process of the group uses on its own part of the hidden states."""
+
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor, group: dist.ProcessGroup) -> Tensor:
+        ctx.group = group
+        return weight.view_as(weight)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        grad = grad.contiguous().clone()
+        dist.all_reduce(grad, group=ctx.group)
+        return grad, None
+
+
+class WholeRowsIn(ParallelStyle):
+    """Gathers the first argument along T: what the columns of a split matrix are multiplied with."""
+
+    def _apply(self, module: nn.Module, device_mesh: DeviceMesh) -> nn.Module:
+        def gather(_: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+            whole = DTensor.from_local(args[0], device_mesh, (Shard(SEQUENCE),)).redistribute(placements=(Replicate(),))
+            return (whole, *args[1:])
+
+        module.register_forward_pre_hook(gather)
+        return module
+
+
+class SplitEmbedding(ParallelStyle):
+    """Each process looks up the ids whose rows it holds; the sum over all of them comes split along T."""
+
+    def _apply(self, module: nn.Module, device_mesh: DeviceMesh) -> nn.Module:
+        _distribute(module, device_mesh, Shard(0))
+
+        def forward(input_ids: Tensor) -> Tensor:
+            weight = module.weight
+            assert isinstance(weight, DTensor)
+            own = weight.to_local()
+            index = input_ids - first_row(weight, device_mesh)
+            is_own = (index >= 0) & (index < len(own))
+            found = nn.functional.embedding(index.where(is_own, 0), own) * is_own[..., None]
+            summed = DTensor.from_local(found, device_mesh, (Partial(),))
+            return summed.redistribute(placements=(Shard(SEQUENCE),)).to_local()
+
+        module.forward = forward  # type: ignore[method-assign]
+        return module
+
+
+class SplitRows(ParallelStyle):
+    """Rows over the processes, for a weight that is read and never called."""
+
+    def _apply(self, module: nn.Module, device_mesh: DeviceMesh) -> nn.Module:
+        return _distribute(module, device_mesh, Shard(0))
+
+
+class Replicated(ParallelStyle):
+    """Whole in every process, and so is its gradient."""
+
+    def _apply(self, module: nn.Module, device_mesh: DeviceMesh) -> nn.Module:
+        return _distribute(module, device_mesh, Replicate())
+
+
+def _distribute(module: nn.Module, mesh: DeviceMesh, placement: Shard | Replicate) -> nn.Module:
+    for name, parameter in module.named_parameters(recurse=False):
+        split = distribute_tensor(parameter.data, mesh, (placement,), src_data_rank=None)
+        module.register_parameter(name, nn.Parameter(split, requires_grad=parameter.requires_grad))
+    return module
+
+
+def first_row(weight: Tensor, mesh: DeviceMesh) -> int:
+    """Of the rows of a split weight, the first one here: as torch.chunk splits, the last process may have fewer."""
+    return -(-weight.shape[0] // mesh.size()) * mesh.get_local_rank()
+
+
+def _pad_rows(trunk: Trunk, size: int) -> None:
+    """Let rows have a length that every process can take an equal part of: no token sees those added at the end."""
+    whole, fill = trunk.forward, {"document_ids": -1, "position_ids": 0}
+
+    def forward(input_ids: Tensor, **others: Any) -> Tensor:
+        T = input_ids.shape[1]
+        missing = -T % size
+        for name in fill.keys() & others.keys() if missing else ():
+            if others[name] is not None:
+                others[name] = nn.functional.pad(others[name], (0, missing), value=fill[name])
+        return whole(nn.functional.pad(input_ids, (0, missing)), **others)[:, :T]
+
+    trunk.forward = forward  # type: ignore[method-assign]
+
+
+def _split_head(decoder: Decoder, mesh: DeviceMesh) -> Any:
+    def logprobs(hidden: Tensor, targets: Tensor, temperature: float) -> Tensor:
+        weight = decoder.head_weight
+        assert isinstance(weight, DTensor)
+        dtype = compute_dtype(weight)
+        own = weight.to_local(grad_placements=(Shard(0),)).to(dtype)
+        return split_logprobs(hidden, own, targets, first_row(weight, mesh), mesh.get_group(), temperature)
+
+    return logprobs
+
+
+# ---------------------------------------------------------------- FSDP2
+
+
+def shard(roots: Any, mesh: DeviceMesh, options: TrainOptions, *, keeps_blocks: bool) -> None:
+    """Shard blocks one by one and the rest (embedding, last norm, head) with its root, whose weights stay gathered
+    from the forward pass to the end of the backward pass: the loss reads the head outside of `forward`.
+
+    fp32 weights; on a GPU gathered and computed in bfloat16, gradients summed in fp32. On a CPU autocast computes.
+    """
+    mixed = mesh.device_type == "cuda" and options.dtype == "bfloat16"
+    policy = (
+        MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
+        if mixed
+        else MixedPrecisionPolicy()
+    )
+    for root in roots:
+        trunk = root.model if isinstance(root, (Decoder, ScalarModel)) else root
+        for block in trunk.layers.children():
+            fully_shard(block, mesh=mesh, mp_policy=policy, reshard_after_forward=not keeps_blocks)
+        fully_shard(root, mesh=mesh, mp_policy=policy, reshard_after_forward=False)
+        for module in root.modules():
+            if isinstance(module, FSDPModule):
+                module.set_gradient_divide_factor(1.0)  # sums: the loss is divided by the global weight already
+                module.set_force_sum_reduction_for_comms(True)  # gloo knows no scaled sum

@@ -1,0 +1,111 @@
+"""What the processes of these tests do: small models trained in some layout."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from groundup.model.config import ModelConfig
+from groundup.model.decoder import Decoder
+from groundup.model.init import init_weights
+from groundup.train.checkpoint import TrainState
+from groundup.train.layout import Layout
+from groundup.train.objective import Objective
+from groundup.train.optim import build_optimizers
+from groundup.train.options import TrainOptions
+from groundup.train.pretrain import NextToken
+from groundup.train.step import train_step
+from groundup.train.world import World
+
+ROWS, T = 8, 24
+
+
+@dataclass(frozen=True)
+class Case:
+    """One training run, but for the layout."""
+
+    optimizer: str = "adamw"
+    accumulation: int = 2
+    steps: int = 6
+    model: dict[str, Any] = field(default_factory=dict)  # fields of the config
+    document_mask: bool = True
+    row_tokens: int = T
+
+
+def tiny(**fields: Any) -> ModelConfig:
+    """Grouped queries, a tied embedding and a vocabulary that nothing divides."""
+    shape: dict[str, Any] = {
+        "vocab_size": 97,
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 64,
+        "tie_word_embeddings": True,
+    }
+    return ModelConfig(**{**shape, **fields})
+
+
+def rows(step: int, count: int, tokens: int) -> dict[str, Tensor]:
+    """Random walks over the ids in documents of random lengths: a function of the step."""
+    generator = torch.Generator().manual_seed(1000 + step)
+    ids = torch.randint(1, 4, (count, tokens + 1), generator=generator).cumsum(1) % 97
+    starts = torch.rand(count, tokens, generator=generator) < 0.15
+    return {"input_ids": ids[:, :-1], "targets": ids[:, 1:], "document_ids": starts.long().cumsum(1)}
+
+
+class Walks(NextToken):
+    """The next-token objective on `rows`."""
+
+    def __init__(self, case: Case) -> None:
+        self.case, self.document_mask = case, case.document_mask
+
+    def micro_batches(self, step: int, model: Any) -> list[Any]:  # noqa: ARG002
+        batch, size = rows(step, ROWS, self.case.row_tokens), ROWS // self.case.accumulation
+        return [{name: value[at : at + size] for name, value in batch.items()} for at in range(0, ROWS, size)]
+
+
+def options(case: Case, layout: Layout | None = None) -> TrainOptions:
+    return TrainOptions(
+        max_steps=case.steps,
+        learning_rate=3e-3,
+        warmup_steps=2,
+        optimizer=case.optimizer,
+        weight_decay=0.01,
+        max_grad_norm=0.5,  # clips
+        layout=layout or Layout(),
+    )
+
+
+def trace(
+    world: World, model: torch.nn.Module, objective: Objective, chosen: TrainOptions, steps: int
+) -> list[tuple[float, float]]:
+    """Loss and gradient norm of every step."""
+    optimizers = build_optimizers(model, optimizer=chosen.optimizer, weight_decay=chosen.weight_decay)
+    state = TrainState(total_steps=chosen.max_steps)
+    found = []
+    for _ in range(steps):
+        row = train_step(model, objective, optimizers, chosen, state, world)
+        found.append((row["loss"], row["grad_norm"]))
+    return found
+
+
+def train_in(layout: Layout, case: Case) -> list[tuple[float, float]]:
+    """Train in this layout, all processes together."""
+    from groundup.train.mesh import MeshWorld
+
+    chosen = options(case, layout)
+    world = MeshWorld(chosen)
+    model = Decoder(tiny(**case.model))
+    init_weights(model, 0)
+    return trace(world, world.prepare(model), Walks(case), chosen, case.steps)
+
+
+def train_alone(case: Case) -> list[tuple[float, float]]:
+    model = Decoder(tiny(**case.model))
+    init_weights(model, 0)
+    return trace(World(), model, Walks(case), options(case), case.steps)
