@@ -164,6 +164,7 @@ class SharedMemoryWorld(World):
         if not math.isfinite(norm):  # health.py looks for the first parameter that is to blame
             for index, parameter in enumerate(self._trained):
                 parameter.grad = torch.stack([gradients[index] for gradients in self._gradients]).sum(0)
+            self.barrier()  # before anybody computes another gradient
         return norm
 
     def update(
@@ -189,6 +190,8 @@ class SharedMemoryWorld(World):
     def drop_gradients(self, model: nn.Module, optimizers: Sequence[torch.optim.Optimizer]) -> None:  # noqa: ARG002
         """Nobody waits: all have read this process's gradients when its norm came back."""
         self._is_touched.zero_()
+        for parameter in self._trained:
+            parameter.grad = None
 
     # ------------------------------------------------ talking to each other
 

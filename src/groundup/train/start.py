@@ -35,9 +35,13 @@ def is_plain_data_parallel(layout: Layout) -> bool:
 
 def connect(team: Team) -> None:
     """Join torch's process group, once: through a file where all run on one machine, else as torchrun says."""
+    import torch
     import torch.distributed as dist
 
     if not dist.is_initialized() and team.rendezvous is not None:
         store = dist.FileStore(team.rendezvous, team.size)  # type: ignore[attr-defined]
         dist.init_process_group("gloo", store=store, rank=team.rank, world_size=team.size)
         os.environ.setdefault("LOCAL_RANK", str(team.rank))
+    if team.threads is not None:
+        torch.set_num_threads(team.threads)
+    dist.barrier()  # one that has failed by now is found here, and not in the middle of making groups
