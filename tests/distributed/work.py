@@ -30,7 +30,7 @@ class Case:
     optimizer: str = "adamw"
     accumulation: int = 2
     steps: int = 6
-    model: dict[str, Any] = field(default_factory=dict)  # fields of the config
+    model: dict[str, Any] = field(default_factory=dict, hash=False)  # fields of the config
     document_mask: bool = True
     row_tokens: int = T
 

@@ -24,6 +24,7 @@ from groundup.train.objective import Objective
 from groundup.train.optim import trained_parameters
 from groundup.train.options import TrainOptions
 from groundup.train.parallel import parallelize
+from groundup.train.parts import local
 from groundup.train.pipeline import Pipeline
 from groundup.train.world import StepSums, World
 
@@ -106,10 +107,8 @@ class MeshWorld(World):
             if parameter.grad is None:
                 continue
             share = 1.0 / self._holders(name, parameter)
-            local = _local(parameter.grad)
-            squares.setdefault(local.device, []).append(
-                torch.linalg.vector_norm(local, dtype=torch.float32) ** 2 * share
-            )
+            square = torch.linalg.vector_norm(local(parameter.grad), dtype=torch.float32) ** 2
+            squares.setdefault(square.device, []).append(square * share)
         total = torch.stack([square for found in squares.values() for square in found]).double().sum()
         if "replicate" in (self.mesh.mesh_dim_names or ()):
             total = total / self.mesh["replicate"].size()
@@ -134,7 +133,7 @@ class MeshWorld(World):
         if gradient_scale != 1.0:
             for parameter in trained_parameters(model).values():
                 if parameter.grad is not None:
-                    _local(parameter.grad).mul_(gradient_scale)
+                    local(parameter.grad).mul_(gradient_scale)
         super().update(model, optimizers)
 
     # ------------------------------------------------ talking to each other
@@ -171,7 +170,3 @@ class MeshWorld(World):
 
     def close(self) -> None:
         """Wait for the others; the group stays for what the stage does next (its export) and for the next stage."""
-
-
-def _local(tensor: Tensor) -> Tensor:
-    return tensor.to_local() if isinstance(tensor, DTensor) else tensor

@@ -34,7 +34,7 @@ def momentum_at(step: int) -> float:
 class Muon(Eager, torch.optim.Muon):
     """torch.optim.Muon with `nesterov` and `match_rms_adamw`; same numbers, fewer calls.
 
-    Parameters are matrices. Sharded ones (DTensor) are left to torch's loop, which knows how to gather them.
+    Parameters are matrices; sharded ones (DTensor) are updated by sharded_muon.py, to the same numbers.
     """
 
     def __init__(self, params: Any, lr: float = 1e-3, weight_decay: float = 0.1, momentum: float = 0.95) -> None:
@@ -42,8 +42,13 @@ class Muon(Eager, torch.optim.Muon):
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:
-        if closure is not None or any(type(p.data) is not Tensor for g in self.param_groups for p in g["params"]):
+        if closure is not None:
             return super().step(closure)
+        if any(type(p.data) is not Tensor for g in self.param_groups for p in g["params"]):
+            from groundup.train.sharded_muon import sharded_step
+
+            sharded_step(self, orthogonalize, self._buffer)
+            return None
         for group in self.param_groups:
             parameters = [parameter for parameter in group["params"] if parameter.grad is not None]
             if not parameters:

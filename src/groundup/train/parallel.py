@@ -30,7 +30,7 @@ SEQUENCE = 1  # the dimension T of hidden states `B, T, C`
 
 
 def parallelize(model: nn.Module, mesh: DeviceMesh, layout: Layout, options: TrainOptions) -> Pipeline | None:
-    """Cut `model` up in place; the pipeline that runs its stages, where there is one. UserError for sizes that do not fit.
+    """Cut `model` up in place; the pipeline that runs its stages, where there is one. UserError where sizes do not fit.
 
     The order matters: a block is compiled with its split matrices, and sharded with its checkpointing.
     """
@@ -54,7 +54,7 @@ def parallelize(model: nn.Module, mesh: DeviceMesh, layout: Layout, options: Tra
 def _one_decoder(model: nn.Module) -> Decoder:
     if not isinstance(model, Decoder):
         raise UserError(
-            f"pipeline_parallel_size trains a decoder to predict the next token; this stage trains a {type(model).__name__}",
+            f"pipeline_parallel_size trains a decoder to predict the next token, and not a {type(model).__name__}",
             fix="set pipeline_parallel_size: 1 and use dp_shard_size or tensor_parallel_size",
         )
     return model

@@ -9,6 +9,7 @@ A tied embedding is held by the first and by the last process; its gradient is t
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -16,7 +17,6 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.pipelining import PipelineStage, Schedule1F1B, ScheduleInterleaved1F1B
-from torch.distributed.tensor import DTensor
 
 from groundup.errors import UserError
 from groundup.model.decoder import Decoder
@@ -24,6 +24,7 @@ from groundup.model.logprobs import token_logprobs
 from groundup.model.loss import cross_entropy_sum
 from groundup.train.layout import Layout
 from groundup.train.objective import Objective
+from groundup.train.parts import local
 from groundup.train.precision import autocast
 from groundup.train.world import StepSums
 
@@ -95,7 +96,7 @@ def split_layers(layers: int, stages: int) -> list[range]:
     """Equal groups; where they cannot be, the last ones have one less: norm and head are work, too."""
     size, more = divmod(layers, stages)
     starts = [index * size + min(index, more) for index in range(stages + 1)]
-    return [range(start, end) for start, end in zip(starts, starts[1:], strict=False)]
+    return [range(start, end) for start, end in pairwise(starts)]
 
 
 class Pipeline:
@@ -186,7 +187,7 @@ class Pipeline:
         if self.ends is None or embedding is None or embedding.weight.grad is None:
             return
         grad = embedding.weight.grad
-        dist.all_reduce(grad.to_local() if isinstance(grad, DTensor) else grad, group=self.ends)
+        dist.all_reduce(local(grad), group=self.ends)
 
     def holders(self, name: str) -> int:
         """How many processes of the pipeline hold this parameter."""
@@ -201,7 +202,7 @@ class Pipeline:
     # ------------------------------------------------ without gradients: evaluation
 
     def hidden(self, input_ids: Tensor, *, document_ids: Tensor | None = None, **_: Any) -> Tensor:
-        """What `Decoder.forward` gives, in the last process; elsewhere zeros of the same shape. Only without gradients."""
+        """What `Decoder.forward` gives, in the last process; elsewhere zeros of its shape. Only without gradients."""
         assert not torch.is_grad_enabled(), "a pipeline is trained by forward_backward"
         device_type = input_ids.device.type
         dtype = "bfloat16" if torch.is_autocast_enabled(device_type) else "float32"
