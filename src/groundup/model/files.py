@@ -24,6 +24,7 @@ from groundup.artifacts import disk_error, read_json, sync_folder, write_json
 from groundup.errors import Problem, UserError
 from groundup.model.config import ModelConfig
 from groundup.model.decoder import Decoder
+from groundup.model.deferred import defer
 from groundup.model.tensor_files import write_safetensors
 
 TOKENIZER_FILES = (
@@ -64,21 +65,51 @@ def load_model(folder: Path | str, dtype: torch.dtype = torch.float32) -> Decode
     return model.eval()
 
 
+def load_deferred(folder: Path | str, dtype: torch.dtype = torch.float32) -> Decoder:
+    """The decoder in a folder, each weight read when it is filled (deferred.py). All that does not fit is told now."""
+    folder = Path(folder)
+    config = load_config(folder)
+    files: dict[str, Path] = {}
+
+    def read(name: str) -> Tensor:
+        with safetensors.safe_open(files[name], framework="pt") as file:
+            tensor: Tensor = file.get_tensor(name)
+        return tensor.to(dtype)
+
+    model = defer(lambda: Decoder(config), read)
+    found: dict[str, Tensor] = {}
+    for path in weight_files(folder):
+        with safetensors.safe_open(path, framework="pt") as file:
+            for name in file.keys():  # noqa: SIM118 (not a mapping)
+                files[name] = path
+                found[name] = torch.empty(file.get_slice(name).get_shape(), device="meta")
+    pair = ("lm_head.weight", "model.embed_tokens.weight")
+    if all(name in found for name in pair) and config.tie_word_embeddings and torch.equal(*map(read, pair)):
+        del found[pair[0]]
+    check_fits({name: parameter.shape for name, parameter in model.named_parameters()}, found, folder)
+    return model
+
+
 def fill_from_folder(model: nn.Module, folder: Path, dtype: torch.dtype) -> None:
     """Give a model (on the meta device) the weights of a folder. All that does not fit is told at once, by name."""
     expected = {name: parameter.shape for name, parameter in model.named_parameters()}
     found: dict[str, Tensor] = {}
-    extra: dict[str, Tensor] = {}
     for name, tensor in read_tensors(folder):
-        if name in expected:
-            found[name] = tensor.to(dtype) if tensor.shape == expected[name] else tensor
-        elif not name.endswith("rotary_emb.inv_freq"):  # old files carry RoPE's frequencies; we compute them
-            extra[name] = tensor
+        found[name] = tensor.to(dtype) if name in expected and tensor.shape == expected[name] else tensor
     # a tied head that is stored all the same is fine as long as it is the embedding
-    head, embedding = extra.get("lm_head.weight"), found.get("model.embed_tokens.weight")
-    if head is not None and embedding is not None and torch.equal(head.to(dtype), embedding):
-        del extra["lm_head.weight"]
+    head, embedding = found.get("lm_head.weight"), found.get("model.embed_tokens.weight")
+    is_tied = "lm_head.weight" not in expected and head is not None and embedding is not None
+    if is_tied and torch.equal(head.to(dtype), embedding):  # type: ignore[union-attr, arg-type]
+        del found["lm_head.weight"]
+    check_fits(expected, found, folder)
+    model.load_state_dict({name: found[name] for name in expected}, assign=True)
 
+
+def check_fits(expected: Mapping[str, torch.Size], tensors: Mapping[str, Tensor], folder: Path) -> None:
+    """Raise UserError with all that does not fit, by name."""
+    found = {name: tensor for name, tensor in tensors.items() if name in expected}
+    # old files carry RoPE's frequencies; we compute them
+    extra = [name for name in tensors if name not in expected and not name.endswith("rotary_emb.inv_freq")]
     problems = []
     if missing := [name for name in expected if name not in found]:
         problems.append(Problem(f"{len(missing)} weights are missing: {_some(missing)}", str(folder)))
@@ -98,7 +129,6 @@ def fill_from_folder(model: nn.Module, folder: Path, dtype: torch.dtype) -> None
             fix = "config.json and the weights do not belong together: check that both come from the same model"
             problems[-1] = Problem(problems[-1].what, problems[-1].where, fix)
         raise UserError(problems)
-    model.load_state_dict(found, assign=True)
 
 
 def read_tensors(folder: Path) -> Iterator[tuple[str, Tensor]]:

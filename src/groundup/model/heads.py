@@ -19,6 +19,7 @@ from groundup.artifacts import read_json
 from groundup.errors import UserError
 from groundup.model.config import ARCHITECTURES, ModelConfig
 from groundup.model.decoder import Decoder, Trunk
+from groundup.model.deferred import defer, source_of
 from groundup.model.files import config_dtype, fill_from_folder, load_config, write_config, write_weights
 from groundup.model.init import normal
 
@@ -46,10 +47,17 @@ class ScalarModel(nn.Module):
 
         `init_std` None: 1 / sqrt(C + 1), as in Stiennon et al. 2020 (arXiv:2009.01325); 0 starts at value 0 everywhere.
         """
+        std = 1 / math.sqrt(decoder.config.hidden_size + 1) if init_std is None else init_std
+        source = source_of(decoder)
+        if source is not None:  # the decoder has no numbers yet, nor has what is made of it
+            shape = torch.Size((1, decoder.config.hidden_size))
+            return defer(
+                lambda: cls(decoder.config),
+                lambda name: normal(shape, std, seed, name) if name == "score.weight" else source(name),
+            )
         with torch.device("meta"):
             result = cls(decoder.config)
         result.model = copy.deepcopy(decoder.model)
-        std = 1 / math.sqrt(decoder.config.hidden_size + 1) if init_std is None else init_std
         weight = normal(result.score.weight.shape, std, seed, "score.weight")
         result.score.weight = nn.Parameter(weight.to(decoder.head_weight))
         return result

@@ -12,7 +12,9 @@ import math
 import torch
 from torch import Tensor
 
+from groundup.model.config import ModelConfig
 from groundup.model.decoder import Decoder
+from groundup.model.deferred import defer
 
 
 def generator_for(seed: int, name: str) -> torch.Generator:
@@ -28,19 +30,32 @@ def normal(shape: torch.Size, std: float, seed: int, name: str) -> Tensor:
 
 @torch.no_grad()
 def init_weights(model: Decoder, seed: int) -> None:
-    """Fill every parameter in place: norms 1, biases 0, matrices normal(0, `initializer_range`).
+    """Fill every parameter in place with `initial_weight`."""
+    for name, parameter in model.named_parameters():
+        parameter.copy_(initial_weight(model.config, name, parameter.shape, seed))
+
+
+def initial_weight(config: ModelConfig, name: str, shape: torch.Size, seed: int) -> Tensor:
+    """The whole first tensor of a parameter, fp32: norms 1, biases 0, matrices normal(0, `initializer_range`).
 
     The two projections that write into the residual stream are divided by sqrt(2 * layers), as in GPT-2, so that its
     variance does not grow with depth.
     """
-    config = model.config
-    residual_std = config.initializer_range / math.sqrt(2 * config.num_hidden_layers)
-    for name, parameter in model.named_parameters():
-        if name.endswith("norm.weight"):
-            parameter.fill_(1.0)
-        elif name.endswith(".bias"):
-            parameter.zero_()
-        else:
-            residual = name.endswith(("o_proj.weight", "down_proj.weight"))
-            std = residual_std if residual else config.initializer_range
-            parameter.copy_(normal(parameter.shape, std, seed, name))
+    if name.endswith("norm.weight"):
+        return torch.ones(shape)
+    if name.endswith(".bias"):
+        return torch.zeros(shape)
+    is_residual = name.endswith(("o_proj.weight", "down_proj.weight"))
+    std = config.initializer_range / (math.sqrt(2 * config.num_hidden_layers) if is_residual else 1)
+    return normal(shape, std, seed, name)
+
+
+def new_decoder(config: ModelConfig, seed: int, *, deferred: bool = False) -> Decoder:
+    """A decoder with initial weights; `deferred`: made when it is filled, see deferred.py."""
+    if deferred:
+        model = defer(lambda: Decoder(config), lambda name: initial_weight(config, name, shapes[name], seed))
+        shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
+        return model
+    model = Decoder(config)
+    init_weights(model, seed)
+    return model

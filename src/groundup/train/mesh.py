@@ -19,12 +19,13 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor, Replicate
 
+from groundup.model.deferred import fill
 from groundup.train.layout import Layout
 from groundup.train.objective import Objective
 from groundup.train.optim import trained_parameters
 from groundup.train.options import TrainOptions
 from groundup.train.parallel import parallelize
-from groundup.train.parts import local
+from groundup.train.parts import keep_own_part, local
 from groundup.train.pipeline import Pipeline
 from groundup.train.world import StepSums, World
 
@@ -82,6 +83,8 @@ class MeshWorld(World):
     def prepare(self, model: nn.Module) -> nn.Module:
         """Cut the model up, in place. On the meta device it is filled shard by shard; see model/deferred.py."""
         self.pipeline = parallelize(model, self.mesh, self.layout, self.options)
+        fill(model, self.device, keep_own_part)
+        model.to(self.device)
         roots: list[nn.Module] = [model, *(self.pipeline.stages if self.pipeline is not None else ())]
         self._sharded = [module for root in roots for module in root.modules() if isinstance(module, FSDPModule)]
         return model
