@@ -27,7 +27,7 @@ from groundup.errors import EXIT_FAILED, Problem, UserError
 from groundup.meeting import Meeting, PeerLost
 from groundup.recipe import Stage, settings_data
 from groundup.team import Team
-from groundup.workflow.torchrun import Group
+from groundup.workflow.torchrun import Group, leave_process_group
 
 TOGETHER = ("pretrain", "sft", "reward", "dpo")  # what may train in several processes; ppo: issue 5
 WORTH_SECONDS = 20.0  # a stage that takes less is over before helpers (2 s of a core each) have paid for themselves
@@ -236,7 +236,7 @@ class Helpers:
                     _send(process.stdin, whole)
                 yield Team(0, self.size, self.threads, meeting, rendezvous)
             except BaseException:
-                self.close()  # they hold nothing that is worth keeping
+                self.close()
                 raise
             finally:
                 with self._lock:
@@ -244,10 +244,12 @@ class Helpers:
                 meeting.close()
 
     def close(self) -> None:
+        """End them at once: they hold nothing that is worth keeping."""
         for process in self._processes:
             process.kill()
         for process in self._processes:
             process.wait()
+        leave_process_group()
 
 
 def _send(stream: IO[str], message: Mapping[str, Any]) -> None:

@@ -98,7 +98,7 @@ class Group:
             until = time.monotonic() + GOODBYE_SECONDS
             while time.monotonic() < until and not self.store.check(goodbyes):
                 time.sleep(POLL_SECONDS / 4)
-        _leave()
+        leave_process_group()
 
     # ------------------------------------------------ the others
 
@@ -129,7 +129,7 @@ def help_main() -> int:
                 if meeting is not None:
                     meeting.close()
             group.store.set(f"goodbye/{rank}", "1")
-            _leave()
+            leave_process_group()
             return int(message["end"])
     except UserError as error:
         print(f"process {rank}: {error}", file=sys.stderr, flush=True)
@@ -196,9 +196,12 @@ def _own_store(rank: int, size: int) -> Any:
     raise UserError("the main process is not there", exit_code=EXIT_FAILED)
 
 
-def _leave() -> None:
+def leave_process_group() -> None:
+    """Leave torch's process group, where this process is in one."""
+    if "torch.distributed" not in sys.modules:
+        return
     import torch.distributed as dist
 
-    if dist.is_initialized():
-        with suppress(Exception):
+    if dist.is_available() and dist.is_initialized():
+        with suppress(Exception):  # the others may be gone
             dist.destroy_process_group()

@@ -6,7 +6,9 @@ waits for the next. What it writes goes to a scratch folder, what it says nowher
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import gc
 import json
 import os
 import signal
@@ -67,6 +69,7 @@ def main() -> int:
                 team = Team(rank, message["size"], message["threads"], meeting, message["rendezvous"])
                 help_with(message, team, stop)
                 meeting.close()
+                give_memory_back()
             except Stopped as stopped:
                 return stopped.exit_code
             except PeerLost as lost:
@@ -85,6 +88,13 @@ def die_with(parent: int) -> None:
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         sys.exit("the process that started this helper has ended")
+
+
+def give_memory_back() -> None:
+    """What the stage used: this process may now wait for a long time (glibc; training keeps what it has freed)."""
+    gc.collect()
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
 if __name__ == "__main__":
