@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 POLL_SECONDS = 0.005
+CLOCK_TICK = 1 / os.sysconf("SC_CLK_TCK")  # what the kernel counts CPU time in
 
 
 @dataclass
@@ -34,17 +35,17 @@ class Steps:
     extra: list[Any] = field(default_factory=list)
 
     def result(self, name: str, tokens: int) -> dict[str, Any]:
-        median = statistics.median(self.seconds)
+        median, cpu_seconds = statistics.median(self.seconds), statistics.median(self.cpu_seconds)
         return {
             "name": name,
             "median": median,
             "spread": [min(self.seconds), max(self.seconds)],
             "unit": "s",
-            "cpu_seconds": statistics.median(self.cpu_seconds),
+            "cpu_seconds": cpu_seconds,
             "repetitions": len(self.seconds),
             "peak_memory_bytes": self.peak_memory_bytes,
             "tokens_per_second": tokens / median,
-            "tokens_per_cpu_second": tokens / statistics.median(self.cpu_seconds),
+            "tokens_per_cpu_second": tokens / max(cpu_seconds, CLOCK_TICK),
             "start_to_first_step_seconds": round(self.ready_seconds, 2),
         }
 
@@ -199,7 +200,7 @@ def stat_fields(pid: int) -> list[str]:
 def cpu_seconds_of(pid: int) -> float:
     """User and system time of a process and of the children it has waited for."""
     fields = stat_fields(pid)
-    return sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK") if fields else 0.0
+    return sum(map(int, fields[11:15])) * CLOCK_TICK if fields else 0.0
 
 
 def status_bytes(pid: int, name: str) -> int:

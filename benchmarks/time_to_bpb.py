@@ -195,16 +195,25 @@ def nanogpt_command(iterations: int, out: str) -> list[str]:
 
 
 def iterations_within(folder: Path, seconds: float) -> int:
-    """As many as fit, its evaluations and its start included; a multiple of 250."""
-    calibration, iterations = run(nanogpt_command(CALIBRATION, "calibration"), folder, folder / "calibration.log"), 0
-    milliseconds = re.findall(r"time ([\d.]+)ms", (folder / "calibration.log").read_text())
-    steady = [float(found) / 1000 for found in milliseconds[CALIBRATION // 5 :]]
-    usual = statistics.median(steady)
-    start = calibration["seconds"] - sum(map(float, milliseconds)) / 1000
-    evaluation = max(0.0, float(milliseconds[NANOGPT_EVALUATES_EVERY]) / 1000 - usual)
-    round_seconds = NANOGPT_EVALUATES_EVERY * statistics.fmean(sorted(steady)[: len(steady) * 9 // 10]) + evaluation
-    iterations = NANOGPT_EVALUATES_EVERY * round((seconds - start - evaluation) / round_seconds)
-    return max(NANOGPT_EVALUATES_EVERY, iterations)
+    """As many as fit, judged from a short run of the same command."""
+    used = run(nanogpt_command(CALIBRATION, "calibration"), folder, folder / "calibration.log")
+    found = re.findall(r"time ([\d.]+)ms", (folder / "calibration.log").read_text())
+    return iterations_for([float(each) / 1000 for each in found], used["seconds"], seconds)
+
+
+def iterations_for(iteration_seconds: Sequence[float], run_seconds: float, seconds: float) -> int:
+    """A multiple of 250, evaluations and start included.
+
+    `iteration_seconds`: of a run of `run_seconds` in all; its evaluations are counted to the iteration after them.
+    """
+    every = NANOGPT_EVALUATES_EVERY
+    evaluations = [iteration_seconds[at] for at in range(every, len(iteration_seconds), every)]
+    others = [each for at, each in enumerate(iteration_seconds) if at and at % every]
+    usual = statistics.median(others)
+    evaluation = max(0.0, statistics.median(evaluations) - usual)
+    start = run_seconds - sum(iteration_seconds)
+    rounds = (seconds - start - evaluation) / (every * usual + evaluation)
+    return every * max(1, round(rounds))
 
 
 def run_nanogpt(folder: Path, iterations: int, windows: Any) -> dict[str, Any]:
@@ -226,16 +235,21 @@ def run_nanogpt(folder: Path, iterations: int, windows: Any) -> dict[str, Any]:
 
 
 def run_ours(folder: Path, tokens: Path, seed: int, seconds: float, windows: Any) -> dict[str, Any]:
-    from groundup.model.files import load_model
-    from groundup.model.logprobs import cross_entropy_sum
+    import torch.nn.functional as F
 
-    limit = seconds * (1 - MARGIN) - START_SECONDS
+    from groundup.model.files import load_model
+
+    limit = max(3.0, seconds * (1 - MARGIN) - START_SECONDS)
     (folder / f"ours-{seed}.yaml").write_text(OURS.format(seed=seed, tokens=tokens, seconds=f"{limit:.0f}s"))
     command = [sys.executable, "-m", "groundup", "run", f"ours-{seed}.yaml", "--fresh"]
     used = run(command, folder, folder / f"ours-{seed}.log")
     (found,) = (folder / f"runs/ours-{seed}").glob("**/model/config.json")
     model = load_model(found.parent).eval()
-    bits = bits_per_byte(lambda ids, targets: float(cross_entropy_sum(model(ids), model, targets)[0]), windows)
+
+    def loss_sum(ids: Any, targets: Any) -> float:
+        return float(F.cross_entropy(model.logits(model(ids)).flatten(0, 1), targets.flatten(), reduction="sum"))
+
+    bits = bits_per_byte(loss_sum, windows)
     counts = json.loads((found.parents[1] / "artifact.json").read_text())["counts"]
     return {
         "name": f"groundup, seed {seed}", **used, "bits_per_byte": bits, "steps": counts["steps"],
