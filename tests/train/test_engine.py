@@ -403,7 +403,7 @@ def test_a_prefix_can_learn_at_a_rate_of_its_own() -> None:
 # ---------------------------------------------------------------- a time limit
 
 
-def test_a_time_limit_becomes_a_number_of_steps_once_and_stays(
+def test_a_time_limit_becomes_a_number_of_steps_that_a_resume_never_passes(
     tmp_path: Path, shards: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ticks = itertools.count()  # a clock that goes on with every look at it, on any machine at the same speed
@@ -419,14 +419,13 @@ def test_a_time_limit_becomes_a_number_of_steps_once_and_stays(
     assert horizon is not None
     assert horizon > 30
     result = train(tiny_decoder(), next_token(shards), limited, context_in(tmp_path))
-    assert result.steps == horizon
+    assert 0.85 * horizon <= result.steps <= horizon  # a resume costs some of the time
+    assert 1.3 <= result.seconds <= 1.5
     rows = read_metrics(tmp_path / "metrics.jsonl")
-    assert [row["step"] for row in rows] == list(range(1, horizon + 1))
-    expected = [
-        3e-3 * lr_factor(step, total_steps=horizon, scheduler="wsd", warmup_steps=2, decay_ratio=0.5)
-        for step in range(horizon)
-    ]
-    assert [row["lr"] for row in rows] == pytest.approx(expected, rel=1e-6)  # the probe lay in the constant part
+    assert [row["step"] for row in rows] == list(range(1, result.steps + 1))
+    rates = [row["lr"] for row in rows]
+    assert rates[: horizon // 3] == pytest.approx([1.5e-3, *[3e-3] * (horizon // 3 - 1)])
+    assert rates[-1] < 0.05 * 3e-3 and all(a >= b for a, b in itertools.pairwise(rates[1:]))
 
 
 def test_a_time_limit_needs_a_schedule_that_can_wait(tmp_path: Path, shards: Path) -> None:

@@ -7,8 +7,6 @@ checkpoint's seconds are set aside.
 
 from __future__ import annotations
 
-import math
-
 from groundup.console import duration
 from groundup.errors import EXIT_REFUSED, UserError
 from groundup.train.checkpoint import TrainState
@@ -17,8 +15,7 @@ from groundup.train.options import TrainOptions
 
 PROBE_STEPS = 10  # at least so many steps are timed before a limit becomes a number of steps
 PROBE_SHARE = 0.08  # and at least this share of the limit, so that the slow first step weighs little
-LATE = 1.01  # a run this much too slow for its limit gets fewer steps
-SHRUNK = 0.97  # of the steps that would just fit, so that it does not happen at every line
+LATE = 1.02  # a run this much too slow for its limit gets fewer steps; what is less is cut off at the very end
 
 
 def budget_seconds(options: TrainOptions) -> float | None:
@@ -69,7 +66,7 @@ def _shrunk(options: TrainOptions, state: TrainState, clock: Clock, left: float)
         return state.step
     if to_do * per_step <= LATE * left:
         return state.total_steps
-    return state.step + max(1, math.floor(SHRUNK * left / per_step))
+    return state.step + max(1, int(left / per_step))
 
 
 def can_end_anywhere(options: TrainOptions) -> bool:

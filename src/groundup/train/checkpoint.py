@@ -71,11 +71,12 @@ class Checkpoints:
         *,
         keep: int,
         milestone_steps: int | None = None,
+        regular_steps: int | None = None,
         group: dist.ProcessGroup | None = None,
     ) -> None:
         self.folder, self.model, self.optimizers = folder, model, optimizers
         self.configuration, self.console = configuration, console
-        self.keep, self.milestone_steps = keep, milestone_steps
+        self.keep, self.milestone_steps, self.regular_steps = keep, milestone_steps, regular_steps
         self._group = group
         self.rank, self.size = (0, 1) if group is None else (dist.get_rank(group), dist.get_world_size(group))
         self._copies = Copies()
@@ -321,7 +322,7 @@ class Checkpoints:
         def complete(sha256: dict[str, str]) -> None:
             hashes = {name: files.write_synced(temporary / name, data) for name, data in documents.items()}
             files.finish(temporary, self._path(step), sha256 | hashes, is_milestone=is_milestone)
-            files.prune(self.folder, self.keep)
+            files.prune(self.folder, self.keep, self.regular_steps)
 
         try:
             write_tensors(temporary, tensors, copies, self._group, complete)

@@ -121,11 +121,17 @@ def is_milestone(checkpoint: Path) -> bool:
         return False
 
 
-def prune(folder: Path, keep: int) -> None:
-    """Remove all but the newest `keep` checkpoints and the milestones."""
+def prune(folder: Path, keep: int, regular_steps: int | None = None) -> None:
+    """Remove all but the newest `keep` checkpoints and the milestones.
+
+    `regular_steps`: the newest `keep` of those at a multiple of it (and step 1) stay, too, so that a run which was
+    stopped and saved in between has the same ones to go back to as one that was not.
+    """
     passing = [checkpoint for checkpoint in checkpoints_in(folder) if not is_milestone(checkpoint)]
+    regular = [one for one in passing if regular_steps and (step_of(one) % regular_steps == 0 or step_of(one) == 1)]
     for old in passing[keep:]:
-        remove(old)
+        if old not in regular[:keep]:
+            remove(old)
 
 
 def clear(folder: Path) -> None:

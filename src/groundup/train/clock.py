@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import time
@@ -104,8 +105,9 @@ class Clock:
             return
         record = {"first_start": self._first_start, "attempts": self.attempts, "seconds": self.paid_seconds()}
         temporary = self._path.with_name(f".{self._path.name}.tmp")
-        temporary.write_text(json.dumps(record))
-        os.replace(temporary, self._path)
+        with contextlib.suppress(OSError):  # a full disk is told where something is lost: by metrics and checkpoints
+            temporary.write_text(json.dumps(record))
+            os.replace(temporary, self._path)
 
 
 def _read(path: Path | None) -> dict[str, Any]:

@@ -88,6 +88,7 @@ def train(
             context.console,
             keep=options.save_total_limit,
             milestone_steps=options.milestone_steps,
+            regular_steps=options.save_steps if options.on_spike == "rewind" else None,
             group=world.checkpoint_group,
         )
     )
@@ -115,7 +116,7 @@ def train(
 
     model.train()
     shown: tuple[str, ...] = getattr(objective, "shown", ("loss",))
-    is_first_save = True
+    is_first_save = restored is None  # else the disk has just shown that it gives back what it was given
     # what is sampled from the model cannot be prepared ahead, and its loss is nothing that ought to fall
     is_judged = bool(getattr(objective, "is_function_of_step", False))
     guard = Guard(options, tell_main, is_loss_judged=is_judged)

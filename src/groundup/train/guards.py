@@ -25,7 +25,7 @@ from groundup.train.options import TrainOptions
 from groundup.train.spikes import observe
 
 MOST_REWINDS = 3
-MARGIN = 4  # batches before a spike that are left out with it: it is they that moved the weights to where it began
+MARGIN = 4  # batches before and after a spike that are left out with it: what moved the weights there, and its like
 
 Tell = Callable[[Finding], None]
 
@@ -118,7 +118,7 @@ class Guard:
             self._tell_once(state, f"no checkpoint is kept from before step {since}: raise save_total_limit")
             return None
         earlier, objective_state = found
-        batches = batch_of(max(since - MARGIN, earlier.step + 1), gone), batch_of(state.step, gone)
+        batches = batch_of(max(since - MARGIN, earlier.step + 1), gone), batch_of(state.step + MARGIN, gone)
         before = [(int(first), int(last)) for first, last in state.guards.get("left_out", ())]
         earlier.guards["left_out"] = [list(pair) for pair in joined(before, [batches])]
         earlier.guards["rewinds"] = state.guards.get("rewinds", 0) + 1

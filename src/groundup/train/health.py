@@ -14,13 +14,13 @@ from torch import Tensor, nn
 
 from groundup.errors import EXIT_FAILED, UserError
 from groundup.train.optim import trained_parameters
-from groundup.train.world import World
+from groundup.train.world import StepSums, World
 
 
 def stop_non_finite(
     model: nn.Module,
     world: World,
-    run_again: Callable[[], object],
+    run_again: Callable[[], StepSums],
     *,
     step: int,
     batch: int,
@@ -37,20 +37,24 @@ def stop_non_finite(
     where = Watched()
     is_compiled = "torch._dynamo" in sys.modules
     with torch.compiler.set_stance("force_eager") if is_compiled else nullcontext(), where.watching(model):
-        run_again()
+        again = run_again()
     names = [name for name, _ in model.named_modules()]
     module = first_of_all(world, names, where.module)
-    gradient = first_of_all(world, list(trained_parameters(model)), where.gradient) or parameter
+    gradient = first_of_all(world, list(trained_parameters(model)), where.gradient)
+    hardware = "computed again it is finite: that points to the hardware (memory, GPU)"
     if weight := last_non_finite(model, gradients=False):
         culprit, why = weight, f"the weights of {weight} are not finite themselves"
     elif module is not None:
         culprit, why = module, f"the first module whose output is not finite is {module or 'the model itself'}"
-    elif not math.isfinite(loss) and where.gradient is not None:
-        culprit, why = "", "the output of every module is finite: it is the loss function"
+    elif not math.isfinite(loss):
+        is_again = not are_finite(again.loss)
+        culprit, why = "", "the output of every module is finite: it is the loss function" if is_again else hardware
     elif gradient is not None:
         culprit, why = gradient, f"the first gradient that is not finite, in backward order, is that of {gradient}"
-    elif not math.isfinite(loss):
-        culprit, why = "", "computed again it is finite: that points to the hardware (memory, GPU)"
+    elif parameter is not None and where.sees_gradients:
+        culprit, why = parameter, f"the gradient of {parameter} is not; {hardware}"
+    elif parameter is not None:
+        culprit, why = parameter, f"the last parameter whose gradient is not finite is {parameter}"
     else:
         culprit, why = "", "every gradient is finite, only their norm is not"
     what = f"the loss is {loss}" if not math.isfinite(loss) else f"the gradient is not finite (norm {grad_norm})"
@@ -63,12 +67,12 @@ def stop_non_finite(
     )
 
 
-def are_finite(*values: float) -> bool:
-    return all(math.isfinite(value) for value in values)
+def are_finite(*values: Tensor | float) -> bool:
+    return all(math.isfinite(float(value)) for value in values)
 
 
 class Watched:
-    """The first module, in forward order, with an output that is not finite; in backward order, the first such gradient.
+    """The first module, in forward order, whose output is not finite; in backward order, the first such gradient.
 
     A gradient stands for its parameter: under sharding the hooks of parameters do not run, and nothing is found.
     """
@@ -76,6 +80,7 @@ class Watched:
     def __init__(self) -> None:
         self.module: str | None = None
         self.gradient: str | None = None
+        self.sees_gradients = False
 
     @contextmanager
     def watching(self, model: nn.Module) -> Iterator[None]:
@@ -100,6 +105,7 @@ class Watched:
 
     def _gradient_hook(self, name: str) -> Callable[[Tensor], None]:
         def look(gradient: Tensor) -> None:
+            self.sees_gradients = True
             if self.gradient is None and not _all_finite(gradient):
                 self.gradient = name
 

@@ -7,6 +7,7 @@ on from: so there is nothing else to remember but what has been said already.
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -17,6 +18,8 @@ from groundup.artifacts import StageContext
 from groundup.train.curves import WINDOW, Finding, overfit, plateau
 
 GROWN = 1.25  # a curve is looked at again when it has grown by a quarter: in all, the work of some few looks
+# while it trains a run is called flat only where that is beyond doubt (none of four real runs is, at any time)
+FEWEST_FOR_PLATEAU, FLAT_SHARE = 256, 0.0025
 
 
 class Verdicts:
@@ -35,13 +38,14 @@ class Verdicts:
         """What is new; `told` (kind -> severity) keeps what has been said. Plateaus count from step `after` on."""
         self._take(row)
         findings: list[Finding] = []
-        if "validation_loss" in row:
+        if "validation_loss" in row and self._loss:
             findings += overfit(*np.array(self._loss).T, *np.array(self._held_out).T)
         if len(self._loss) >= self._next:
             self._next = int(len(self._loss) * GROWN)
             steps, losses = np.array([pair for pair in self._loss if pair[0] > after] or [(0, 0.0)]).T
             if len(losses) >= WINDOW:
-                findings += plateau(steps, losses)
+                flat = FLAT_SHARE * abs(float(np.median(losses))) if len(losses) >= FEWEST_FOR_PLATEAU else -math.inf
+                findings += [one for one in plateau(steps, losses) if one.kind != "plateau" or one.value <= flat]
         new = [finding for finding in findings if told.get(finding.kind) != finding.severity]
         told.update({finding.kind: finding.severity for finding in new})
         return new
