@@ -193,7 +193,7 @@ def test_memory_counts_as_a_target_for_the_large_shape(benchmark: Any) -> None:
 
 
 def test_iterations_fill_the_time_with_evaluations_and_start_counted(benchmark: Any) -> None:
-    seconds = [0.5] + [0.02] * 249 + [0.52] + [0.02] * 250  # evaluations take 0.5 s, every 250 iterations
+    seconds = [0.52, *[0.02] * 249, 0.52, *[0.02] * 249, 0.52]  # evaluations take 0.5 s, before every 250th
     time_to_bpb = benchmark("time_to_bpb")
     iterations = time_to_bpb.iterations_for(seconds, sum(seconds) + 4.0, 300.0)
     assert iterations % 250 == 0
