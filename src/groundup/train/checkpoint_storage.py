@@ -50,6 +50,8 @@ TORCH_DTYPES = {name: dtype for dtype, name in DTYPES.items()}
 ALL = "tensors"  # one entry for torch, which logs the start and the end of each
 SHARDING_KEY = "DCP_SHARDING_INFO"  # where torch's reader of safetensors looks for a piece's offsets
 
+Take = Callable[[str, Tensor, Tensor], object]  # name, where the piece belongs, the piece (a view of the file)
+
 # one process alone is meant to save without a process group
 warnings.filterwarnings("ignore", message="torch.distributed is disabled, unavailable or uninitialized")
 
@@ -82,27 +84,34 @@ def write_tensors(
 
 def read_tensors(checkpoint: Path, targets: Mapping[str, Tensor], group: dist.ProcessGroup | None) -> None:
     """Fill the targets in place, each rank its own shards. Names and shapes must be those of the checkpoint's index."""
-    planner = _LoadPlanner()
-    load(
-        {ALL: dict(targets)},
-        storage_reader=_Reader(checkpoint),
-        planner=planner,
-        process_group=group,
-        no_dist=group is None,
-    )
+    _read(checkpoint, targets, group, lambda _name, target, piece: target.copy_(piece))
 
 
 def first_difference(checkpoint: Path, tensors: Mapping[str, Tensor], group: dist.ProcessGroup | None) -> str | None:
-    """Read the checkpoint as `read_tensors` does, piece by piece; the name of the first that is not the live tensor."""
-    planner = _ComparingPlanner()
+    """Read the checkpoint as `read_tensors` does, but compare, bit by bit: the name of the first that is different."""
+    different: list[str] = []
+
+    def compare(name: str, live: Tensor, piece: Tensor) -> None:
+        if live.dtype != piece.dtype or not torch.equal(_bits(live.cpu()), _bits(piece)):
+            different.append(name)
+
+    _read(checkpoint, tensors, group, compare)
+    return different[0] if different else None
+
+
+def _read(checkpoint: Path, tensors: Mapping[str, Tensor], group: dist.ProcessGroup | None, take: Take) -> None:
     load(
         {ALL: dict(tensors)},
-        storage_reader=_Reader(checkpoint),
-        planner=planner,
+        storage_reader=_Reader(checkpoint, take),
+        planner=_LoadPlanner(),
         process_group=group,
         no_dist=group is None,
     )
-    return planner.different[0] if planner.different else None
+
+
+def _bits(tensor: Tensor) -> Tensor:
+    whole_numbers = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+    return tensor.contiguous().reshape(-1).view(whole_numbers[tensor.element_size()])
 
 
 @dataclass(frozen=True)
@@ -192,8 +201,8 @@ class _Writer(StorageWriter):
 class _Reader(StorageReader):
     """Each rank opens the files it needs pieces of."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, take: Take) -> None:
+        self.folder, self.take = folder, take
         self.files: dict[MetadataIndex, str] = {}
 
     def reset(self, checkpoint_id: Any = None) -> None: ...
@@ -229,7 +238,7 @@ class _Reader(StorageReader):
                         tuple(slice(start, start + length) for start, length in pairs)
                     ]
                     target = planner.resolve_tensor(item).detach()
-                    target.copy_(piece)
+                    self.take(item.storage_index.fqn, target, piece)
                     planner.commit_tensor(item, target)
         future: Future[None] = Future()
         future.set_result(None)
@@ -264,24 +273,3 @@ class _LoadPlanner(DefaultLoadPlanner):
         self, state_dict: dict[str, Any], metadata: Metadata | None = None, is_coordinator: bool = False
     ) -> None:
         super().set_up_planner(state_dict[ALL], metadata, is_coordinator)
-
-
-class _ComparingPlanner(_LoadPlanner):
-    """Reads into a scratch tensor and compares it, bit by bit, with the one that would have been filled."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.different: list[str] = []
-
-    def resolve_tensor(self, read_item: ReadItem) -> Tensor:
-        live: Tensor = super().resolve_tensor(read_item)
-        return torch.empty(live.shape, dtype=live.dtype)
-
-    def commit_tensor(self, read_item: ReadItem, tensor: Tensor) -> None:
-        live: Tensor = super().resolve_tensor(read_item).detach().cpu()
-        if not torch.equal(_bits(live), _bits(tensor)):
-            self.different.append(read_item.dest_index.fqn)
-
-
-def _bits(tensor: Tensor) -> Tensor:
-    return tensor.contiguous().reshape(-1).view(torch.uint8)
