@@ -16,6 +16,7 @@ from groundup.train.layout import Layout
 from groundup.train.objective import Objective
 from groundup.train.optim import build_optimizers
 from groundup.train.options import TrainOptions
+from groundup.train.parts import local
 from groundup.train.pretrain import NextToken
 from groundup.train.step import train_step
 from groundup.train.world import World
@@ -109,3 +110,21 @@ def train_alone(case: Case) -> list[tuple[float, float]]:
     model = Decoder(tiny(**case.model))
     init_weights(model, 0)
     return trace(World(), model, Walks(case), options(case), case.steps)
+
+
+def save_in(layout: Layout, folder: str, fields: dict[str, Any], shard_bytes: float, is_scalar: bool = False) -> int:
+    """Make a model shard by shard in this layout and save it; the most numbers that this process held at once."""
+    from groundup.model.files import save_model
+    from groundup.model.heads import ScalarModel, save_scalar_model
+    from groundup.model.init import new_decoder
+    from groundup.train.mesh import MeshWorld
+
+    model: Any = new_decoder(tiny(**fields), 0, deferred=True)
+    if is_scalar:
+        model = ScalarModel.from_decoder(model, seed=0)
+    MeshWorld(options(Case(), layout)).prepare(model)
+    if is_scalar:
+        save_scalar_model(model, folder, max_shard_bytes=shard_bytes)
+    else:
+        save_model(model, folder, max_shard_bytes=shard_bytes, generation={"temperature": 0.5})
+    return sum(local(parameter).numel() for parameter in model.parameters())

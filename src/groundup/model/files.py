@@ -25,6 +25,7 @@ from groundup.errors import Problem, UserError
 from groundup.model.config import ModelConfig
 from groundup.model.decoder import Decoder
 from groundup.model.deferred import defer
+from groundup.model.sharded_files import INDEX, is_sharded, write_sharded, writes_here
 from groundup.model.tensor_files import write_safetensors
 
 TOKENIZER_FILES = (
@@ -37,7 +38,6 @@ TOKENIZER_FILES = (
     "merges.txt",
     "tokenizer.model",
 )
-INDEX = "model.safetensors.index.json"
 NAMES_SHOWN = 8
 
 # ---------------------------------------------------------------- reading
@@ -189,11 +189,14 @@ def save_model(
 ) -> None:
     """Write the decoder as a Hugging Face folder that transformers, vLLM and llama.cpp's converter read.
 
-    `dtype` casts what is written (None: as it is). `generation` adds to `generation_config.json` (temperature, ...);
-    the ids in it come from the config.
+    All processes that hold parts of the model call this together, with the same folder. `dtype` casts what is written
+    (None: as it is). `generation` adds to `generation_config.json` (temperature, ...); the ids in it come from the
+    config.
     """
     config = model.config
-    write_weights(Path(folder), model.state_dict(), max_shard_bytes, dtype)
+    write_weights(Path(folder), model, max_shard_bytes, dtype)
+    if not writes_here(model):
+        return
     ids = {key: config.to_hf()[key] for key in ("bos_token_id", "eos_token_id", "pad_token_id")}
     known = {key: value for key, value in ids.items() if value is not None}
     write_json(Path(folder) / "generation_config.json", {"_from_model_config": False, **known, **(generation or {})})
@@ -210,10 +213,12 @@ def write_config(folder: Path, config: dict[str, Any], dtype: torch.dtype) -> No
     write_json(folder / "config.json", {**config, "dtype": name, "torch_dtype": name})
 
 
-def write_weights(
-    folder: Path, state: Mapping[str, Tensor], max_shard_bytes: float, dtype: torch.dtype | None = None
-) -> None:
-    """Write tensors as one safetensors file, or as shards of at most `max_shard_bytes` and their index."""
+def write_weights(folder: Path, model: nn.Module, max_shard_bytes: float, dtype: torch.dtype | None = None) -> None:
+    """Write the weights as one safetensors file, or as shards of at most `max_shard_bytes` and their index."""
+    if is_sharded(model):
+        write_sharded(folder, model, max_shard_bytes, dtype)
+        return
+    state: Mapping[str, Tensor] = model.state_dict()
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").unlink(missing_ok=True)  # until it is written again, the folder is no model
     tensors = {name: tensor.detach().to("cpu", dtype or tensor.dtype).contiguous() for name, tensor in state.items()}

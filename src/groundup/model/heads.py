@@ -22,6 +22,7 @@ from groundup.model.decoder import Decoder, Trunk
 from groundup.model.deferred import defer, source_of
 from groundup.model.files import config_dtype, fill_from_folder, load_config, write_config, write_weights
 from groundup.model.init import normal
+from groundup.model.sharded_files import writes_here
 
 
 class ScalarModel(nn.Module):
@@ -68,7 +69,9 @@ def save_scalar_model(
 ) -> None:
     """Write the folder that `AutoModelForSequenceClassification.from_pretrained` reads."""
     folder, config = Path(folder), model.config
-    write_weights(folder, model.state_dict(), max_shard_bytes, dtype)
+    write_weights(folder, model, max_shard_bytes, dtype)
+    if not writes_here(model):
+        return
     labels = {"id2label": {"0": "LABEL_0"}, "label2id": {"LABEL_0": 0}, "num_labels": 1}
     architectures = [f"{ARCHITECTURES[config.model_type]}ForSequenceClassification"]
     write_config(folder, {**config.to_hf(), "architectures": architectures, **labels}, dtype or config_dtype(model))

@@ -6,9 +6,10 @@ The library's own writer does none of the three: it raises its own error on a fu
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,25 +31,32 @@ DTYPES = {
 
 
 def write_safetensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> str:
-    """Write tensors in the safetensors layout, fsynced; returns the file's sha256. OSError where the disk refuses.
+    """Write tensors in the safetensors layout, fsynced; returns the file's sha256. OSError where the disk refuses."""
+    metas = {name: (tuple(tensor.shape), tensor.dtype) for name, tensor in tensors.items()}
+    return stream_safetensors(path, metas, tensors.values(), metadata)
+
+
+def stream_safetensors(
+    path: Path,
+    metas: Mapping[str, tuple[tuple[int, ...], torch.dtype]],
+    tensors: Iterable[Tensor],
+    metadata: Mapping[str, str] | None = None,
+) -> str:
+    """The same for tensors that come one after the other; `metas`: their names, shapes and dtypes, in this order.
 
     The layout is eight bytes of header length, a JSON header, then the raw numbers.
     """
     header: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
     offset = 0
-    for name, tensor in tensors.items():
-        size = tensor.numel() * tensor.element_size()
-        header[name] = {
-            "dtype": DTYPES[tensor.dtype],
-            "shape": list(tensor.shape),
-            "data_offsets": [offset, offset + size],
-        }
+    for name, (shape, dtype) in metas.items():
+        size = torch.Size(shape).numel() * dtype.itemsize
+        header[name] = {"dtype": DTYPES[dtype], "shape": list(shape), "data_offsets": [offset, offset + size]}
         offset += size
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     digest = hashlib.sha256()
     with path.open("wb") as file:
-        for part in (len(text).to_bytes(8, "little"), text, *map(_raw_bytes, tensors.values())):
+        for part in itertools.chain((len(text).to_bytes(8, "little"), text), map(_raw_bytes, tensors)):
             digest.update(part)
             file.write(part)
         file.flush()

@@ -20,6 +20,7 @@ from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor, Replicate
 
 from groundup.model.deferred import fill
+from groundup.model.sharded_files import mark_sharded
 from groundup.train.layout import Layout
 from groundup.train.objective import Objective
 from groundup.train.optim import trained_parameters
@@ -85,9 +86,17 @@ class MeshWorld(World):
         self.pipeline = parallelize(model, self.mesh, self.layout, self.options)
         fill(model, self.device, keep_own_part)
         model.to(self.device)
+        mark_sharded(model, self._stage_ranks())
         roots: list[nn.Module] = [model, *(self.pipeline.stages if self.pipeline is not None else ())]
         self._sharded = [module for root in roots for module in root.modules() if isinstance(module, FSDPModule)]
         return model
+
+    def _stage_ranks(self) -> list[int]:
+        """The processes that hold the same layers as this one."""
+        ranks = self.mesh.mesh
+        if "pipeline" in (self.mesh.mesh_dim_names or ()):  # the outermost axis
+            ranks = ranks[self._place("pipeline")]
+        return [int(rank) for rank in ranks.flatten().sort().values]
 
     # ------------------------------------------------ the update
 
