@@ -140,10 +140,14 @@ def test_bf16_is_no_further_from_the_truth_than_torch_is(
     document_ids = documents(2, 300, 3) if is_packed else None
     truth = reference(run, model, ids, document_ids)  # fp32
     ours, theirs = run(model, ids, document_ids, True), reference(run, model, ids, document_ids, True)
+    ratios = []
     for name in truth:
-        if float(truth[name].norm()) > 1e-3:
+        # of a key's bias the gradient is what is left of large numbers that cancel: rounding, in both
+        if float(truth[name].norm()) > 1e-3 and not name.endswith("k_proj.bias"):
             error, limit = distance(ours[name], truth[name]), distance(theirs[name], truth[name])
-            assert error <= 1.1 * limit + 1e-4, (name, error, limit)
+            assert error <= 1.3 * limit + 1e-4, (name, error, limit)
+            ratios.append(error / limit)
+    assert sum(ratios) / len(ratios) <= 1.02
 
 
 def test_a_frozen_weight_gets_no_gradient_and_the_others_keep_theirs() -> None:

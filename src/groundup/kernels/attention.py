@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from groundup.kernels import native
+from groundup.kernels import amx, native
 
 QUERY_BLOCK = 256
 
@@ -47,8 +47,19 @@ def first_visible(document_ids: Tensor | None, batch: int, tokens: int, window: 
     return first.to(torch.int32).contiguous()
 
 
+def choose_kernel(dtype: torch.dtype, head_dim: int) -> str:
+    """`tiles` (amx.c: nothing of size T x T is ever made) or `products` (of torch, blocks of scores between them)."""
+    return "tiles" if amx.available(dtype) and amx.takes_heads_of(head_dim) else "products"
+
+
 def attention(q: Tensor, k: Tensor, v: Tensor, rows: Rows) -> tuple[Tensor, Tensor]:
     """q `B, Hkv, T, G, D` (scaled), k, v `B, Hkv, T, D` -> (`B T, H D`, what `attention_backward` needs)."""
+    if choose_kernel(q.dtype, q.shape[-1]) == "tiles":
+        return amx.attention(q, k, v, rows.first)
+    return _attention(q, k, v, rows)
+
+
+def _attention(q: Tensor, k: Tensor, v: Tensor, rows: Rows) -> tuple[Tensor, Tensor]:
     batch, kv, t, g, d = q.shape
     q3, k3, v3 = q.view(batch * kv, t * g, d), k.view(-1, t, d), v.view(-1, t, d)
     out = torch.empty_like(q3)
@@ -70,15 +81,17 @@ def attention(q: Tensor, k: Tensor, v: Tensor, rows: Rows) -> tuple[Tensor, Tens
 
 
 def attention_backward(
-    grad: Tensor,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    out: Tensor,  # noqa: ARG001
-    kept: Tensor,
-    rows: Rows,
+    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, kept: Tensor, rows: Rows
 ) -> tuple[Tensor, Tensor, Tensor]:
     """grad `B T, H D` -> gradients of q, k, v, in their shapes."""
+    if choose_kernel(q.dtype, q.shape[-1]) == "tiles":
+        return amx.attention_backward(grad, q, k, v, out, kept, rows.first)
+    return _attention_backward(grad, q, k, v, kept, rows)
+
+
+def _attention_backward(
+    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, kept: Tensor, rows: Rows
+) -> tuple[Tensor, Tensor, Tensor]:
     batch, kv, t, g, d = q.shape
     q3, k3, v3 = q.view(batch * kv, t * g, d), k.view(-1, t, d), v.view(-1, t, d)
     grad3 = torch.empty_like(q3)

@@ -107,14 +107,23 @@ static inline float max_of(v16 x) {
   return x[0];
 }
 
-/* e^x to 2 ulp for x in [-87, 88]; below that 1e-38, above it 2e38: 2^r with r = x / ln 2, its fraction by Taylor. */
+/* e^x to a few ulp for x from -87 on; below that 1e-38. 2^r with r = x / ln 2: the fraction of r by its Taylor series. */
 static inline v16 exp16(v16 x) {
+#ifdef __AVX512F__
+  __m512 r = _mm512_max_ps((__m512)(x * 1.44269504088896341f), _mm512_set1_ps(-126.0f));
+  __m512 whole = _mm512_roundscale_ps(r, 0);
+  v16 f = (v16)_mm512_sub_ps(r, whole);
+  v16 p = 0.00133335581f + f * 0.000154035304f;
+  p = 1.0f + f * (0.693147181f + f * (0.240226507f + f * (0.0555041087f + f * (0.00961812911f + f * p))));
+  return (v16)_mm512_scalef_ps((__m512)p, whole);
+#else
   v16 r = min16(max16(x * 1.44269504088896341f, all16(-126.0f)), all16(127.0f));
   i16x32 whole = __builtin_convertvector(r + 126.5f, i16x32) - 126; /* to nearest: what is cut off is not negative */
-  v16 f = (r - __builtin_convertvector(whole, v16)) * 0.693147180559945309f;
-  v16 p = 0.00833333333f + f * 0.00138888889f;
-  p = 1.0f + f * (1.0f + f * (0.5f + f * (0.166666667f + f * (0.0416666667f + f * p))));
+  v16 f = r - __builtin_convertvector(whole, v16);
+  v16 p = 0.00133335581f + f * 0.000154035304f;
+  p = 1.0f + f * (0.693147181f + f * (0.240226507f + f * (0.0555041087f + f * (0.00961812911f + f * p))));
   return p * (v16)((whole + 127) << 23);
+#endif
 }
 
 /* 1 / x to 1 ulp or so, without a division where there is a faster way. x positive. */
