@@ -45,6 +45,8 @@ def write_samples(
 
     Does nothing for a `when` that the file already has (an attempt that was cut off). Returns the rows of `when`.
     """
+    if when == "before" and context.team.rank > 0:
+        return []  # the main process's are kept
     path = context.folder / FILE
     rows = _read(path)
     if prompts and not any(row["when"] == when for row in rows):
