@@ -30,10 +30,12 @@ from groundup.train.metrics import MetricsFile, read_metrics
 from groundup.train.objective import LossParts, Objective
 from groundup.train.optim import build_optimizers
 from groundup.train.options import TrainOptions, check_options, train_options
+from groundup.train.peak import peak_flops, use_per_token
 from groundup.train.prefetch import Ahead
 from groundup.train.speedups import slow_down, speed_up, steady_collection
 from groundup.train.start import open_world
 from groundup.train.step import train_step
+from groundup.train.trackers import Trackers, open_trackers
 from groundup.train.verdicts import Verdicts, tell
 from groundup.train.watchdog import Watchdog, is_launched
 
@@ -110,6 +112,11 @@ def train(
         if wait:
             clock.save_done(clock.seconds() - started)
 
+    def mirrors() -> Trackers:
+        names = options.report_to if world.is_main else ()
+        logs = context.folder / "logs"
+        return open_trackers(names, logs, context.run_folder.name, context.name, state.step, context.console.warn)
+
     def tell_main(finding: Finding) -> None:
         if world.is_main:
             tell(context, finding)
@@ -121,6 +128,10 @@ def train(
     is_judged = bool(getattr(objective, "is_function_of_step", False))
     guard = Guard(options, tell_main, is_loss_judged=is_judged)
     ahead = Ahead(objective, model, device=options.device)
+    trackers = mirrors()
+    is_gpu = options.device.startswith("cuda")
+    peak = peak_flops(options.dtype, context.cache, torch.cuda.get_device_name() if is_gpu else None)
+    use = use_per_token(model, options.sequence_len, peak, world.size if is_gpu else 1)
     watch = Watchdog(options.stall_seconds, context.console.warn, context.console.log, is_launched=is_launched())
     try:
         if world.from_main(budget.is_spent(options, clock)) and state.step != state.total_steps:
@@ -142,6 +153,8 @@ def train(
                     objective.load_state_dict(objective_state)
                     verdicts = Verdicts(metrics.cut(state.step))
                     clock.went_back(state)
+                    trackers.close()
+                    trackers = mirrors()
                     save(wait=True)  # what is left out from here on is not forgotten in a kill
                     keep_left_out(context.folder, state)
                     continue
@@ -161,7 +174,9 @@ def train(
                     row |= world.evaluate(partial(_evaluate, model, evaluate))
                 if is_evaluated or is_last or is_logged:
                     row |= clock.speed(state)
+                    row |= {"mfu": row["tokens_per_second"] * use} if use else {}
                     metrics.write({"step": state.step, **row, **guard.counts(state), "memory": peak_memory_bytes()})
+                    trackers.send(metrics.last)
                     if is_judged:
                         told = state.guards.setdefault("told", {})
                         for finding in verdicts.look(metrics.last, told, after=2 * options.warmup_steps):
@@ -187,6 +202,7 @@ def train(
     finally:
         slow_down(model)
         ahead.close()
+        trackers.close()
         clock.keep()
         checkpoints.close()
         metrics.close()

@@ -41,6 +41,17 @@ def peak_flops(dtype: str, cache: Path, device_name: str | None = None) -> float
     return float(rate) if rate else None
 
 
+def use_per_token(model: Any, sequence_len: int | None, peak: float | None, devices: int) -> float | None:
+    """Seconds of all devices at their peak that training one token takes: times tokens per second, it is the MFU.
+
+    None for a model whose work nobody has counted, and where no peak is known.
+    """
+    config = getattr(model, "config", None)
+    if peak is None or sequence_len is None or not hasattr(config, "flops_per_token"):
+        return None
+    return float(config.flops_per_token(sequence_len)) / (peak * devices)
+
+
 def _record(path: Path) -> dict[str, Any]:
     try:
         return dict(json.loads(path.read_text(encoding="utf-8")))

@@ -4,61 +4,85 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from groundup.errors import UserError
 
-Send = Callable[[int, Mapping[str, float]], None]  # step and numbers
-PACKAGES = {"tensorboard": "tensorboard", "wandb": "wandb", "trackio": "trackio"}
+Send = Callable[[int, Mapping[str, float]], Any]  # step and numbers
+
+
+@dataclass
+class Tracker:
+    name: str
+    send: Send
+    close: Callable[[], Any]
+
+
+class Trackers:
+    """Every tracker that a recipe names. One that fails is told of once and left alone: training goes on."""
+
+    def __init__(self, trackers: Sequence[Tracker], warn: Callable[[str], None]) -> None:
+        self.trackers, self.warn = list(trackers), warn
+
+    def send(self, row: Mapping[str, Any]) -> None:
+        """A line of metrics.jsonl."""
+        numbers = {name: float(row[name]) for name in row if name != "step" and isinstance(row[name], (int, float))}
+        for tracker in list(self.trackers):
+            self._try(tracker, lambda tracker=tracker: tracker.send(int(row["step"]), numbers))  # type: ignore[misc]
+
+    def close(self) -> None:
+        for tracker in list(self.trackers):
+            self._try(tracker, tracker.close)
+        self.trackers.clear()
+
+    def _try(self, tracker: Tracker, work: Callable[[], Any]) -> None:
+        try:
+            work()
+        except Exception as error:
+            self.trackers.remove(tracker)
+            self.warn(f"{tracker.name} is not told any more: {type(error).__name__}: {error}")
 
 
 def open_trackers(
-    names: Sequence[str], folder: Path, run: str, name: str
-) -> tuple[list[Send], list[Callable[[], Any]]]:
-    """What to send each line to, and what to call at the end. UserError where one is not installed.
+    names: Sequence[str], folder: Path, run: str, stage: str, step: int, warn: Callable[[str], None]
+) -> Trackers:
+    """What report_to names, from step `step` on. UserError where one is not installed.
 
-    `folder` is where a tracker may write, `run` the recipe's name, `name` the stage's. WANDB_* variables are wandb's.
+    `folder` is where tensorboard's files go. WANDB_* variables are wandb's own. Numbers that a tracker has of later
+    steps, from before a kill or a rewind, are dropped where it can drop them (tensorboard).
     """
-    sends: list[Send] = []
-    closes: list[Callable[[], Any]] = []
-    for tracker in names:
+    found = []
+    for name in names:
         try:
-            importlib.import_module(PACKAGES[tracker])
+            module: Any = importlib.import_module(name)
         except ImportError as error:
             raise UserError(
-                f"report_to names {tracker}, which is not installed here",
-                fix=f"pip install {PACKAGES[tracker]}, or take it out of report_to; metrics.jsonl is always written",
+                f"report_to names {name}, which is not installed here",
+                fix=f"pip install {name}, or take it out of report_to; metrics.jsonl is always written",
             ) from error
-        if tracker == "tensorboard":
-            from torch.utils.tensorboard import SummaryWriter
-
-            writer: Any = SummaryWriter(str(folder / "tensorboard"))  # type: ignore[no-untyped-call]
-            sends.append(_to_tensorboard(writer))
-            closes.append(writer.close)
+        if name == "tensorboard":
+            found.append(_tensorboard(folder / "tensorboard", step))
         else:
-            module = importlib.import_module(tracker)
-            session = module.init(project=run, name=name, **_again(tracker, run, name))
-            sends.append(_to_session(session))
-            closes.append(session.finish)
-    return sends, closes
+            # so that a run that goes on is the same run there
+            again = {"id": f"{run}-{stage}"} if name == "wandb" else {}
+            session = module.init(project=run, name=stage, resume="allow", **again)
+            found.append(Tracker(name, _to(session), session.finish))
+    return Trackers(found, warn)
 
 
-def _again(tracker: str, run: str, name: str) -> dict[str, Any]:
-    """So that a run that goes on is the same run there."""
-    return {"id": f"{run}-{name}", "resume": "allow"} if tracker == "wandb" else {"resume": "allow"}
+def _tensorboard(folder: Path, step: int) -> Tracker:
+    from torch.utils.tensorboard import SummaryWriter
 
+    writer: Any = SummaryWriter(str(folder), purge_step=step + 1)  # type: ignore[no-untyped-call]
 
-def _to_tensorboard(writer: Any) -> Send:
     def send(step: int, numbers: Mapping[str, float]) -> None:
         for name, value in numbers.items():
             writer.add_scalar(name, value, step)
 
-    return send
+    return Tracker("tensorboard", send, writer.close)
 
 
-def _to_session(session: Any) -> Send:
-    def send(step: int, numbers: Mapping[str, float]) -> None:
-        session.log(dict(numbers), step=step)
-
-    return send
+def _to(session: Any) -> Send:
+    return lambda step, numbers: session.log(dict(numbers), step=step)
