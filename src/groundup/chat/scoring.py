@@ -21,6 +21,7 @@ from groundup.chat.masks import encode_answer
 from groundup.chat.template import ChatTokenizer, Message
 from groundup.model.device import send
 from groundup.model.heads import ScalarModel, load_scalar_model, save_scalar_model
+from groundup.model.sharded_files import writes_here
 
 FILE = "reward.json"
 BATCH_TOKENS = 8192
@@ -45,7 +46,8 @@ def load_reward_model(folder: Path | str) -> RewardModel:
 
 def save_reward_model(reward: RewardModel, folder: Path | str, **facts: Any) -> None:
     """Write the model and, beside it, its gain and bias with `facts` on how they came about."""
-    write_json(Path(folder) / FILE, {"gain": reward.gain, "bias": reward.bias, **facts})
+    if writes_here(reward.model):
+        write_json(Path(folder) / FILE, {"gain": reward.gain, "bias": reward.bias, **facts})
     save_scalar_model(reward.model, folder)
 
 

@@ -22,7 +22,7 @@ from groundup.chat.row_checks import Messages
 from groundup.chat.template import prompt_ids
 from groundup.model.decoder import Decoder
 from groundup.model.device import send
-from groundup.model.files import load_model, save_model
+from groundup.model.files import save_model
 from groundup.model.logprobs import token_logprobs
 from groundup.recipe import CheckReport
 from groundup.tokens.tokenizer import Tokenizer
@@ -37,13 +37,14 @@ from groundup.train.chat_data import (
     tensors_of,
     weights_fingerprint,
 )
-from groundup.train.device import device_of, held, place, to_device
+from groundup.train.device import device_of, held, to_device
 from groundup.train.engine import LossParts, train, train_options
 from groundup.train.losses import Completions, preference_losses
 from groundup.train.precision import autocast
 from groundup.train.samples import SamplePrompt, write_samples
 from groundup.train.settings import DpoSettings
 from groundup.train.sft import stop_ids
+from groundup.train.whole import model_to_train, prepare_early, whole_model
 
 SAMPLES_SHOWN = 4
 MEASURED_PAIRS = 256  # of the trained pairs, for the numbers at the end
@@ -175,8 +176,11 @@ def run(settings: DpoSettings, context: StageContext) -> StageResult:
             **settings.model_dump(include={"beta", "loss_type", "label_smoothing", "rpo_alpha"}),
         },
     )
-    model = load_model(context.model_folder(settings.base_model))
-    place(model, options.device)
+    model = model_to_train(context.model_folder(settings.base_model), options, context)
+    prompts = _sample_prompts(settings, tokenizer, held_out.rows or loaded.rows)
+    shown_tokens = {"max_new_tokens": settings.sample_tokens}
+    write_samples(whole_model(model, context), tokenizer, prompts, context, "before", **shown_tokens)
+    prepare_early(model, options, context)  # the reference's numbers come from the model as it will be trained
     sizes = (settings.micro_batch_size, tokenizer.pad_id, options.dtype)
     objective = PreferPairs(with_reference(model, pairs, *sizes), order, settings, tokenizer.pad_id)
     held_out_pairs = encode_pairs(tokenizer, held_out.rows, held_out.weights, settings.sequence_len).pairs
@@ -185,11 +189,7 @@ def run(settings: DpoSettings, context: StageContext) -> StageResult:
     def evaluate(model: Any) -> dict[str, float]:
         return {f"validation/{name}": v for name, v in mean_metrics(model, held_out_objective, options.dtype).items()}
 
-    prompts = _sample_prompts(settings, tokenizer, held_out.rows or loaded.rows)
-    write_samples(model, tokenizer, prompts, context, "before", max_new_tokens=settings.sample_tokens)
     result = train(model, objective, options, context, evaluate=evaluate if held_out_pairs else None)
-    write_samples(model, tokenizer, prompts, context, "after", max_new_tokens=settings.sample_tokens)
-
     some = PreferPairs(objective.pairs[:MEASURED_PAIRS], order, settings, tokenizer.pad_id)
     trained = mean_metrics(model, some, options.dtype)
     change = trained["logps/chosen_change"]
@@ -201,7 +201,9 @@ def run(settings: DpoSettings, context: StageContext) -> StageResult:
         )
     save_tokenizer(settings, context, tokenizer)
     ends = stop_ids(tokenizer, [pair.chosen for pair in encoded.pairs])
-    save_model(model, context.folder / "model", generation={"eos_token_id": ends})
+    save_model(model, context.shared_folder / "model", generation={"eos_token_id": ends})
+    seen = whole_model(model, context, context.folder / "model")
+    write_samples(seen, tokenizer, prompts, context, "after", **shown_tokens)
     shown = ("rewards/accuracies", "rewards/margins", "logps/chosen_change")
     metrics = {"loss": result.loss, "likelihood_displacement": is_displaced}
     metrics |= {name: trained[name] for name in shown}

@@ -82,7 +82,13 @@ class MeshWorld(World):
         return self.mesh.get_local_rank(axis) if axis in (self.mesh.mesh_dim_names or ()) else 0
 
     def prepare(self, model: nn.Module) -> nn.Module:
-        """Cut the model up, in place. On the meta device it is filled shard by shard; see model/deferred.py."""
+        """Cut the model up, in place; twice is once. A deferred one is filled part by part (model/deferred.py)."""
+        earlier: MeshWorld | None = model.__dict__.get("_world")
+        if earlier is not None:  # a stage needed it before the training
+            earlier.let_go()
+            self.pipeline, self._sharded = earlier.pipeline, earlier._sharded
+            return model
+        model.__dict__["_world"] = self
         self.pipeline = parallelize(model, self.mesh, self.layout, self.options)
         fill(model, self.device, keep_own_part)
         model.to(self.device)
@@ -108,7 +114,7 @@ class MeshWorld(World):
         sums = self.pipeline.forward_backward(objective, self.share(micro_batches), weight, dtype)
         return self.total(sums)
 
-    def before_backward(self, model: nn.Module, *, is_last: bool) -> None:
+    def before_backward(self, model: nn.Module, *, is_last: bool) -> None:  # noqa: ARG002
         for module in self._sharded:
             module.set_requires_gradient_sync(is_last, recurse=False)
 

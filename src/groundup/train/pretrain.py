@@ -14,7 +14,7 @@ from groundup.errors import Problem, UserError
 from groundup.model.config import ModelConfig, model_config
 from groundup.model.decoder import Decoder
 from groundup.model.files import copy_tokenizer_files, save_model
-from groundup.model.init import init_weights
+from groundup.model.init import new_decoder
 from groundup.model.loss import cross_entropy_sum
 from groundup.recipe import CheckReport
 from groundup.tokens.batches import TokenBatch, TokenBatches
@@ -26,6 +26,8 @@ from groundup.train.options import steps_of_tokens
 from groundup.train.precision import autocast
 from groundup.train.samples import text_prompts, write_samples
 from groundup.train.settings import PretrainSettings
+from groundup.train.start import will_shard
+from groundup.train.whole import whole_model
 
 SAMPLE_TEMPERATURE = 0.7  # greedy text of a small base model only repeats itself
 
@@ -79,8 +81,6 @@ def run(settings: PretrainSettings, context: StageContext) -> StageResult:
         raise UserError(problems)
     rows_per_step = settings.micro_batch_size * settings.gradient_accumulation_steps
     batches = TokenBatches(folder, settings.sequence_len, rows_per_step, context.seed)
-    model = Decoder(_config(settings, manifest, tokenizer))
-    init_weights(model, context.seed)
     options = train_options(
         settings,
         seed=context.seed,
@@ -90,10 +90,12 @@ def run(settings: PretrainSettings, context: StageContext) -> StageResult:
         data_fingerprint=manifest.fingerprint,
         batch={"rows": rows_per_step, "sequence_len": settings.sequence_len, "document_mask": settings.document_mask},
     )
+    config = _config(settings, manifest, tokenizer)
+    model = new_decoder(config, context.seed, deferred=will_shard(options, context.team))
     place(model, options.device)
     prompts = text_prompts(tokenizer, settings.sample_prompts)
     sampling: dict[str, Any] = {"max_new_tokens": settings.sample_tokens, "temperature": SAMPLE_TEMPERATURE}
-    write_samples(model, tokenizer, prompts, context, "before", **sampling)
+    write_samples(whole_model(model, context), tokenizer, prompts, context, "before", **sampling)
 
     objective = NextToken(batches, settings.micro_batch_size, document_mask=settings.document_mask)
     held_out = _held_out(settings, folder, manifest)
@@ -103,9 +105,10 @@ def run(settings: PretrainSettings, context: StageContext) -> StageResult:
 
     result = train(model, objective, options, context, evaluate=evaluate if held_out else None)
 
-    write_samples(model, tokenizer, prompts, context, "after", **sampling)
     copy_tokenizer_files(folder / "tokenizer", context.folder / "model")
-    save_model(model, context.folder / "model")
+    save_model(model, context.shared_folder / "model")
+    seen = whole_model(model, context, context.folder / "model")
+    write_samples(seen, tokenizer, prompts, context, "after", **sampling)
     metrics = {"loss": result.loss, "tokens_per_second": round(result.tokens_per_second, 1)}
     if "validation_loss" in result.metrics:
         metrics["validation_loss"] = result.metrics["validation_loss"]

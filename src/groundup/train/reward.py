@@ -12,7 +12,7 @@ from groundup.chat.datasets import Loaded, load_preferences
 from groundup.chat.formats import Preference
 from groundup.chat.pairs_data import EncodedPair, audit_pairs, audit_pairs_text, encode_pairs
 from groundup.chat.scoring import RewardModel, last_values, normalised, save_reward_model, score_ids
-from groundup.model.files import load_model
+from groundup.model.device import send
 from groundup.model.heads import ScalarModel
 from groundup.recipe import CheckReport
 from groundup.train.chat_data import (
@@ -25,11 +25,12 @@ from groundup.train.chat_data import (
     save_tokenizer,
     weights_fingerprint,
 )
-from groundup.train.device import device_of, place
+from groundup.train.device import device_of
 from groundup.train.engine import LossParts, train, train_options
 from groundup.train.losses import reward_losses
 from groundup.train.precision import autocast
 from groundup.train.settings import RewardSettings
+from groundup.train.whole import model_to_train
 
 NORMALISED_ON = 1000  # pairs whose answers fix the mean and deviation
 CALIBRATION_EDGES = (0.5, 1.0, 2.0, 4.0)  # differences of raw reward
@@ -53,7 +54,7 @@ class RankPairs:
     def loss(self, model: ScalarModel, micro_batch: Sequence[EncodedPair]) -> LossParts:
         sequences = [pair.chosen.ids for pair in micro_batch] + [pair.rejected.ids for pair in micro_batch]
         chosen, rejected = last_values(model, sequences).chunk(2)
-        margins = torch.tensor([pair.margin for pair in micro_batch], device=chosen.device)
+        margins = send(torch.tensor([pair.margin for pair in micro_batch]), chosen.device)
         losses = reward_losses(chosen, rejected, margins, self.settings.center_rewards_coefficient)
         pairs = self.weight(micro_batch)
         with torch.no_grad():
@@ -98,8 +99,8 @@ def run(settings: RewardSettings, context: StageContext) -> StageResult:
             "center_rewards_coefficient": settings.center_rewards_coefficient,
         },
     )
-    model = ScalarModel.from_decoder(load_model(context.model_folder(settings.base_model)), context.seed)
-    place(model, options.device)
+    decoder = model_to_train(context.model_folder(settings.base_model), options, context)
+    model = ScalarModel.from_decoder(decoder, context.seed)
 
     def evaluate(model: Any) -> dict[str, float]:
         measured = measure(RewardModel(model), held_out_pairs, options.dtype)
@@ -118,7 +119,7 @@ def run(settings: RewardSettings, context: StageContext) -> StageResult:
         measured["held_out"] = measure(reward, held_out_pairs, options.dtype)
     save_tokenizer(settings, context, tokenizer)
     facts = {"normalised_on_answers": 2 * len(normalised_on), "measured": measured}
-    save_reward_model(reward, context.folder / "model", **facts)
+    save_reward_model(reward, context.shared_folder / "model", **facts)
 
     best = measured.get("held_out", measured["train"])
     if best["accuracy"] < 0.55:

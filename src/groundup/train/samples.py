@@ -32,7 +32,7 @@ def text_prompts(tokenizer: Tokenizer, texts: Sequence[str]) -> list[SamplePromp
 
 
 def write_samples(
-    model: Decoder,
+    model: Decoder | None,
     tokenizer: Tokenizer,
     prompts: Sequence[SamplePrompt],
     context: StageContext,
@@ -43,13 +43,14 @@ def write_samples(
 ) -> list[dict[str, Any]]:
     """Continue each prompt and keep `{prompt, completion, stage, when}`; `when` is `before` or `after`.
 
-    Does nothing for a `when` that the file already has (an attempt that was cut off). Returns the rows of `when`.
+    Does nothing for a `when` that the file already has (an attempt that was cut off), nor where this process has no
+    `model` to look at (whole.py). Returns the rows of `when`.
     """
     if when == "before" and context.team.rank > 0:
         return []  # the main process's are kept
     path = context.folder / FILE
     rows = _read(path)
-    if prompts and not any(row["when"] == when for row in rows):
+    if model is not None and prompts and not any(row["when"] == when for row in rows):
         limit = model.config.max_position_embeddings - max((len(prompt.ids) for prompt in prompts), default=0)
         sampling = Sampling(
             max_new_tokens=max(1, min(max_new_tokens, limit)),

@@ -17,7 +17,7 @@ from groundup.chat.row_checks import Messages
 from groundup.chat.template import prompt_ids
 from groundup.errors import Problem, UserError
 from groundup.model.decoder import Decoder
-from groundup.model.files import load_model, save_model
+from groundup.model.files import save_model
 from groundup.model.generate import Sampling, generate
 from groundup.model.loss import cross_entropy_sum
 from groundup.recipe import CheckReport
@@ -35,11 +35,12 @@ from groundup.train.chat_data import (
     tensors_of,
     weights_fingerprint,
 )
-from groundup.train.device import device_of, place, to_device
+from groundup.train.device import device_of, to_device
 from groundup.train.engine import LossParts, train, train_options
 from groundup.train.precision import autocast
 from groundup.train.samples import SamplePrompt, write_samples
 from groundup.train.settings import SftSettings
+from groundup.train.whole import model_to_train, whole_model
 
 SAMPLES_SHOWN = 4
 STOP_PROMPTS = 16  # replies that are generated to see whether the model has learned to stop
@@ -101,7 +102,6 @@ def run(settings: SftSettings, context: StageContext) -> StageResult:
     write_json(context.folder / "audit.json", report)
     context.console.info(audit_text(report, colour=context.console.is_terminal))
 
-    model = load_model(context.model_folder(settings.base_model))
     rows_per_step = settings.micro_batch_size * settings.gradient_accumulation_steps
     order = RowOrder(len(rows), rows_per_step, context.seed)
     objective = ChatTurns(rows, order, settings.micro_batch_size, tokenizer.pad_id)
@@ -118,20 +118,23 @@ def run(settings: SftSettings, context: StageContext) -> StageResult:
     def evaluate(model: Any) -> dict[str, float]:
         return {"validation_loss": mean_loss(model, objective, held_out_rows, options.dtype)}
 
-    place(model, options.device)
+    model = model_to_train(context.model_folder(settings.base_model), options, context)
     prompts = sample_prompts(settings, tokenizer, held_out.rows or loaded.rows)
-    write_samples(model, tokenizer, prompts, context, "before", max_new_tokens=settings.sample_tokens)
+    shown = {"max_new_tokens": settings.sample_tokens}
+    write_samples(whole_model(model, context), tokenizer, prompts, context, "before", **shown)
     result = train(model, objective, options, context, evaluate=evaluate if held_out_rows else None)
-    write_samples(model, tokenizer, prompts, context, "after", max_new_tokens=settings.sample_tokens)
 
     end_ids = stop_ids(tokenizer, samples.samples)
-    stopping = share_that_stops(model, tokenizer, held_out.rows or loaded.rows, end_ids)
+    save_tokenizer(settings, context, tokenizer)
+    save_model(model, context.shared_folder / "model", generation={"eos_token_id": end_ids})
+    seen = whole_model(model, context, context.folder / "model")
+    write_samples(seen, tokenizer, prompts, context, "after", **shown)
+    asked = held_out.rows or loaded.rows
+    stopping = None if seen is None else share_that_stops(seen, tokenizer, asked, end_ids)
     if stopping is not None and stopping < 0.5:
         context.console.warn(
             f"only {stopping:.0%} of {STOP_PROMPTS} greedy replies end within {STOP_TOKENS} tokens: train for longer"
         )
-    save_tokenizer(settings, context, tokenizer)
-    save_model(model, context.folder / "model", generation={"eos_token_id": end_ids})
     metrics = {"loss": result.loss, "tokens_per_second": round(result.tokens_per_second, 1)}
     metrics |= {"replies_that_stop": stopping} if stopping is not None else {}
     metrics |= {name: value for name, value in result.metrics.items() if name == "validation_loss"}

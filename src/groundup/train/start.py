@@ -17,7 +17,7 @@ def open_world(options: TrainOptions, team: Team = Team()) -> World:
         world = World()
         world.device = options.device
         return world
-    if team.meeting is not None and options.device == "cpu" and is_plain_data_parallel(options.layout):
+    if not will_shard(options, team):
         from groundup.train.shared_memory import SharedMemoryWorld
 
         return SharedMemoryWorld(team)
@@ -25,6 +25,12 @@ def open_world(options: TrainOptions, team: Team = Team()) -> World:
 
     connect(team)
     return MeshWorld(options)
+
+
+def will_shard(options: TrainOptions, team: Team) -> bool:
+    """Whether the processes will hold parts of the model (or copies that they keep equal), each in its own memory."""
+    is_shared = team.meeting is not None and options.device == "cpu" and is_plain_data_parallel(options.layout)
+    return team.size > 1 and not is_shared
 
 
 def is_plain_data_parallel(layout: Layout) -> bool:
