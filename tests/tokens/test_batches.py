@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -121,14 +122,23 @@ def test_reading_goes_over_file_borders_and_past_the_end(run: Path) -> None:
     assert stream.read(len(raw) - 3, 6).tolist() == [*raw[-3:], *raw[:3]]
 
 
+def test_a_shard_that_is_cut_off_while_it_is_read_is_named(run: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(run / "tokens", tmp_path / "tokens"))
+    stream = TokenStream(copy, read_manifest(copy), "train")
+    before = stream.read(0, 40)
+    with (copy / "train-00000.bin").open("rb+") as file:
+        file.truncate(100)
+    assert stream.read(0, 40).tolist() == before.tolist()
+    with pytest.raises(UserError, match=r"train-00000\.bin ends at byte 100: it was longer when it was opened"):
+        stream.read(0, 60)
+
+
 def test_a_row_longer_than_the_data_is_refused_with_numbers(run: Path) -> None:
     with pytest.raises(UserError, match=r"less than one row of 1,000,001"):
         TokenBatches(run / "tokens", 1_000_000, B, 5)
 
 
 def test_a_cut_shard_is_named(run: Path, tmp_path: Path) -> None:
-    import shutil
-
     copy = shutil.copytree(run / "tokens", tmp_path / "tokens")
     with (copy / "train-00000.bin").open("rb+") as file:
         file.truncate(100)

@@ -250,6 +250,10 @@ def _tell_failure(run: _Run, stage: Stage, error: Exception) -> _Failed:
     """Say what failed, where the log is and how to go on; the traceback goes to the log."""
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         error = disk_error(error, run.folder / WORK / stage.name)  # type: ignore[assignment]
+    elif isinstance(error, OSError) and error.errno in (errno.ENOENT, errno.ESTALE, errno.EIO) and error.filename:
+        what = f"{Path(error.filename).name} cannot be read or written any more: {error.strerror}"
+        fix = "bring the disk or the folder back; finished stages and checkpoints are kept"
+        error = UserError(what, where=str(Path(error.filename).parent), fix=fix, exit_code=EXIT_FAILED)
     run.console.log_only("".join(traceback.format_exception(error)))
     if isinstance(error, UserError):
         text, exit_code = str(error), error.exit_code
