@@ -60,8 +60,8 @@ def device_of(model: nn.Module) -> torch.device:
 
 
 def place(model: nn.Module, device: str) -> None:
-    """Move a model in place; one that has no values yet (on the meta device) stays as it is."""
-    if device_of(model).type != "meta":
+    """Move a model in place; one that is there, or has no values yet (on the meta device), stays as it is."""
+    if device_of(model).type not in ("meta", torch.device(device).type):
         model.to(device)
 
 

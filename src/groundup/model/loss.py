@@ -17,6 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from groundup.kernels.packing import packed
+from groundup.kernels.products import weight_gradient
 from groundup.model.decoder import Decoder, compute_dtype
 from groundup.model.device import send
 from groundup.model.logprobs import token_logprobs
@@ -69,9 +71,7 @@ def summed(hidden: Tensor, model: Decoder, targets: Tensor, scale: Tensor | None
     weight = model.head_weight
     dtype = compute_dtype(weight)
     with torch.autocast(hidden.device.type, enabled=False):
-        result: Tensor = _Summed.apply(
-            hidden.to(dtype), weight.to(dtype), targets, scale, getattr(model, "is_compiled", False)
-        )
+        result: Tensor = _Summed.apply(hidden.to(dtype), weight, targets, scale, getattr(model, "is_compiled", False))
     return result
 
 
@@ -81,6 +81,7 @@ class _Summed(torch.autograd.Function):
         ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, scale: Tensor | None, is_compiled: bool
     ) -> Tensor:
         score = _compiled_score() if is_compiled else _score
+        cast = packed(hidden.dtype, weight)  # once a step, not once a micro-batch
         rows = max(1, SUMMED_CHUNK_BYTES // (len(weight) * hidden.element_size()))
         needs_hidden, needs_weight = ctx.needs_input_grad[:2]
         grad_hidden = torch.empty_like(hidden) if needs_hidden else None
@@ -89,13 +90,13 @@ class _Summed(torch.autograd.Function):
         for start in range(0, len(hidden), rows):
             part = slice(start, start + rows)
             x = hidden[part]
-            loss, slope = score(x @ weight.T, targets[part], None if scale is None else scale[part])
+            loss, slope = score(x @ cast.T, targets[part], None if scale is None else scale[part])
             total += loss
             if grad_hidden is not None:
-                grad_hidden[part] = slope @ weight
+                grad_hidden[part] = slope @ cast
             if needs_weight:
-                term = slope.T @ x
-                grad_weight = term if grad_weight is None else grad_weight.float().add_(term)
+                term = weight_gradient(slope, x)  # fp32
+                grad_weight = term if grad_weight is None else grad_weight.add_(term)
         ctx.save_for_backward(grad_hidden, grad_weight)
         ctx.dtypes = hidden.dtype, weight.dtype
         return total

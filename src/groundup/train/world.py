@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from groundup.train.device import fetch, held, to_device
 from groundup.kernels.packing import weights_rest
+from groundup.train.device import fetch, held, place, to_device
 from groundup.train.objective import LossParts, Objective
 from groundup.train.optim import trained_parameters
 from groundup.train.precision import autocast
@@ -56,7 +56,8 @@ class World:
 
     def prepare(self, model: nn.Module) -> nn.Module:
         """The model as this world trains it (shared, sharded), before optimisers are built over its parameters."""
-        return model.to(self.device)
+        place(model, self.device)
+        return model
 
     def checkpoints(self, checkpoints: Any) -> Any:
         """The stage's `Checkpoints`, as this process may use them: restore, rewind, save."""
@@ -154,4 +155,3 @@ class World:
 
     def end_helping(self) -> None:
         """After the last step: a process that is not needed for the rest of the stage ends it here (`Helped`)."""
-
