@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import random
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -70,9 +71,14 @@ class Attempts:
         self,
         run: Path,
         *,
+        tokens: Path | None = None,
         signal_at: tuple[str, int, int] | None = None,
+        command_at: tuple[str, int, str] | None = None,
         cpu_seconds: float | None = None,
         file_limit: int | None = None,
+        slow_saves: float | None = None,
+        processes: int = 1,
+        disturbed_rank: int = 0,
         **settings: Any,
     ) -> int:
         """Train in `run/base` until the end, or until what disturbs it (serve_attempts.py) has ended it.
@@ -82,12 +88,16 @@ class Attempts:
         order = {
             "id": next(self._ids),
             "run": str(run),
-            "tokens": str(self.tokens),
+            "tokens": str(tokens or self.tokens),
             "said": str(run.parent / f"{run.name}.txt"),
             "settings": {**SETTINGS, **settings},
             "signal_at": signal_at,
+            "command_at": command_at,
             "cpu_seconds": cpu_seconds,
             "file_limit": file_limit,
+            "slow_saves": slow_saves,
+            "processes": processes,
+            "disturbed_rank": disturbed_rank,
         }
         server = self._running_server()
         assert server.stdin is not None
@@ -116,6 +126,14 @@ class Attempts:
             self._server.communicate()
 
 
+SEED = int(os.environ.get("FAULTS_SEED") or random.randrange(10**6))
+"""Of all that is random here: other kills in every session, and the same ones again with FAULTS_SEED=<number>."""
+
+
+def pytest_report_header() -> str:
+    return f"faults: FAULTS_SEED={SEED}"
+
+
 def steps_logged(run: Path) -> int:
     return sum(1 for _ in (run / "base" / "metrics.jsonl").open()) if (run / "base" / "metrics.jsonl").exists() else 0
 
@@ -129,6 +147,20 @@ def trace(run: Path) -> list[tuple[Any, ...]]:
     rows = read_metrics(run / "base" / "metrics.jsonl")
     names = ("step", "loss", "lr", "grad_norm", "tokens", "validation_loss")
     return [tuple(row.get(name) for name in names) for row in rows]
+
+
+def checkpoint_names(run: Path) -> set[str]:
+    return {path.name for path in (run / "base" / "checkpoints").iterdir()}
+
+
+def assert_same_run(run: Path, whole: Path) -> None:
+    """Weights, log and samples are those of the run that nobody disturbed."""
+    assert weights(run) == weights(whole)
+    steps = [row[0] for row in trace(run)]
+    assert steps == list(range(1, SETTINGS["max_steps"] + 1))
+    assert trace(run) == trace(whole)
+    samples = "base/samples.jsonl"
+    assert (run / samples).read_text() == (whole / samples).read_text()
 
 
 def said(run: Path) -> str:

@@ -1,9 +1,11 @@
 """Runs training attempts in processes of their own: torch is imported once, each attempt is a fork that may be killed.
 
 One JSON line in: {"id": number, "run": folder, "tokens": folder, "said": file, "settings": {...}} and how it is to be
-disturbed: "signal_at": [function, call, signal], "cpu_seconds": seconds, "file_limit": bytes. One JSON line out, when
-the attempt has ended: {"id": number, "exit": code, "cpu_seconds": seconds}; a negative code is the signal that ended
-it. Disturbances count calls and processor time, never the clock, so that a busy machine changes nothing.
+disturbed: "signal_at": [function, call, signal], "command_at": [function, call, shell command], "cpu_seconds": seconds,
+"file_limit": bytes, "slow_saves": seconds that each fsync of a save in the background takes; "processes": how many
+train together, "disturbed_rank": which of them is meant. One JSON line out, when the attempt has ended: {"id": number,
+"exit": code, "cpu_seconds": seconds}; a negative code is the signal that ended it. Disturbances count calls and
+processor time, never the clock, so that a busy machine changes nothing.
 """
 
 from __future__ import annotations
@@ -14,8 +16,13 @@ import os
 import pkgutil
 import resource
 import signal
+import subprocess
 import sys
+import tempfile
+import threading
+import time
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +31,13 @@ import torch
 from groundup.artifacts import StageContext
 from groundup.console import Console
 from groundup.errors import Stopped, UserError
+from groundup.meeting import Meeting
 from groundup.stopping import listening_for_signals
-from groundup.train import pretrain
+from groundup.team import Helped, Team
+from groundup.train import (
+    checkpoint_storage,  # noqa: F401 (imported once for all attempts)
+    pretrain,
+)
 from groundup.train.settings import PretrainSettings
 
 HANGING_SECONDS = 500
@@ -33,43 +45,72 @@ HANGING_SECONDS = 500
 
 
 def attempt(order: dict[str, Any]) -> int:
-    run = Path(order["run"])
-    folder = run / "base"
+    run, processes = Path(order["run"]), order["processes"]
+    folder, rank, meeting = run / "base", 0, None
     folder.mkdir(parents=True, exist_ok=True)
+    if processes > 1:
+        meeting = Meeting.open(processes)
+        for number in range(1, processes):
+            if os.fork() == 0:
+                rank, meeting = number, Meeting.join(meeting.path, number, processes)
+                break
+    team = Team(rank, processes, 1, meeting)
     signal.alarm(HANGING_SECONDS)
-    if order.get("file_limit"):
-        resource.setrlimit(resource.RLIMIT_FSIZE, (order["file_limit"], order["file_limit"]))
-    if order.get("signal_at"):
-        signal_at(*order["signal_at"])
-    if order.get("cpu_seconds"):  # SIGPROF, which nobody here handles, ends the process as abruptly as SIGKILL does
-        signal.setitimer(signal.ITIMER_PROF, order["cpu_seconds"])
-    with listening_for_signals() as stop:
-        context = StageContext(
-            "base", folder, {"tokens": Path(order["tokens"])}, 7, run / "cache", Console(sys.stderr), stop, run
-        )
+    if rank == order["disturbed_rank"]:
+        disturb(order)
+    with listening_for_signals() as stop, tempfile.TemporaryDirectory() as scratch:
+        own, inputs, cache = (folder if rank == 0 else Path(scratch)), {"tokens": Path(order["tokens"])}, run / "cache"
+        console = Console(sys.stderr, quiet=rank > 0)
+        context = StageContext("base", own, inputs, 7, cache, console, stop, run, folder, team)
         try:
             pretrain.run(PretrainSettings(tokens="tokens", **order["settings"]), context)
-        except Stopped as stopped:
-            print(stopped, file=sys.stderr)
-            return stopped.exit_code
-        except UserError as error:
-            print(error, file=sys.stderr)
-            return error.exit_code
+        except (Stopped, UserError) as ended:
+            print(ended, file=sys.stderr)
+            return ended.exit_code
+        except Helped:
+            return 0
     return 0
 
 
-def signal_at(function: str, call: int, number: int) -> None:
-    """Send this process a signal at the n-th call of `module.function` or `module.Class.method`, before it does it."""
+def disturb(order: dict[str, Any]) -> None:
+    if order.get("file_limit"):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (order["file_limit"], order["file_limit"]))
+    if order.get("slow_saves"):
+        slow_saves(order["slow_saves"])
+    if order.get("signal_at"):
+        function, call, number = order["signal_at"]
+        at_call(function, call, lambda: os.kill(os.getpid(), number))
+    if order.get("command_at"):
+        function, call, command = order["command_at"]
+        at_call(function, call, lambda: subprocess.run(command, shell=True, check=True))
+    if order.get("cpu_seconds"):  # SIGPROF, which nobody here handles, ends the process as abruptly as SIGKILL does
+        signal.setitimer(signal.ITIMER_PROF, order["cpu_seconds"])
+
+
+def at_call(function: str, call: int, do: Callable[[], object]) -> None:
+    """Do something at the n-th call of `module.function` or `module.Class.method`, before that does what it does."""
     owner_name, _, name = function.rpartition(".")
     owner = pkgutil.resolve_name(owner_name)
     real, calls = getattr(owner, name), itertools.count(1)
 
     def counted(*arguments: Any, **named: Any) -> Any:
         if next(calls) == call:
-            os.kill(os.getpid(), number)
+            do()
         return real(*arguments, **named)
 
     setattr(owner, name, counted)
+
+
+def slow_saves(seconds: float) -> None:
+    """A disk that takes its time, for saves in the background only."""
+    real = os.fsync
+
+    def slow(descriptor: int) -> None:
+        if threading.current_thread().name == "checkpoint":
+            time.sleep(seconds)
+        real(descriptor)
+
+    os.fsync = slow
 
 
 def in_child(order: dict[str, Any]) -> None:

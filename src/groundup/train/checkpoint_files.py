@@ -89,11 +89,14 @@ def damage_of(checkpoint: Path, part: int = 0, parts: int = 1) -> str | None:
     if not marker.is_file():
         return f"no {MARKER}"
     try:
-        hashes: dict[str, str] = json.loads(marker.read_bytes())["sha256"]
-        names = sorted(hashes)[part::parts]
+        complete = json.loads(marker.read_bytes())
+        hashes: dict[str, str] = complete["sha256"]
+        is_as_written = marker.read_bytes() == json_bytes({"sha256": hashes, "milestone": complete["milestone"]})
     except (ValueError, KeyError, TypeError):
         return f"{MARKER} cannot be read"
-    for name in names:
+    if not is_as_written:
+        return f"{MARKER} is not what was written"
+    for name in sorted(hashes)[part::parts]:
         if not (checkpoint / name).is_file():
             return f"{name} is missing"
         if fingerprint_file(checkpoint / name) != hashes[name]:
