@@ -82,7 +82,16 @@ class SharedMemoryWorld(World):
         *tensors, self._counters = self._common([*specs, (torch.Size([len(self._trained)]), torch.float32)])
         rest = iter(tensors)
         self._moments = {parameter: {name: next(rest) for name in names} for parameter, names in wanted.items()}
-        shares = divide(self._optimizers, self._index, self.size)[self.rank]
+        every = divide(self._optimizers, self._index, self.size)
+        shares = every[self.rank]
+        self._all_pieces = [(piece, rank) for rank in range(self.size) for share in every[rank] for piece in share]
+        self._is_mine = [False] * len(self._trained)  # whether this process updates some of the parameter
+        self._of_others: list[list[Piece]] = [[] for _ in self._trained]
+        for piece, rank in self._all_pieces:
+            if rank == self.rank:
+                self._is_mine[piece.index] = True
+            else:
+                self._of_others[piece.index].append(piece)
         self._views: dict[Piece, nn.Parameter] = {piece: self._view(piece) for share in shares for piece in share}
         self._own = [self._over(o, share) for o, share in zip(self._optimizers, shares, strict=True)]
         self.share_moments()
@@ -130,42 +139,65 @@ class SharedMemoryWorld(World):
     # ------------------------------------------------ one step
 
     def _collect(self, parameter: Tensor) -> None:
-        """As soon as a gradient is there, and still in the cache, it is added to this process's buffer."""
+        """As soon as a gradient is there, and still in the cache: what others need of it goes into the shared buffer.
+
+        What this process will update itself stays where autograd has put it, and adds up there.
+        """
         index = self._index[parameter]  # type: ignore[index]
         assert parameter.grad is not None
-        if self._is_touched[index]:
-            self._mine[index].add_(parameter.grad)
+        if self._is_mine[index]:
+            for piece in self._of_others[index]:
+                piece.of(self._mine[index]).copy_(piece.of(parameter.grad))
         else:
-            self._mine[index].copy_(parameter.grad)
-            self._is_touched[index] = True
-        parameter.grad = None
+            if self._is_touched[index]:
+                self._mine[index].add_(parameter.grad)
+            else:
+                self._mine[index].copy_(parameter.grad)
+            parameter.grad = None
+        self._is_touched[index] = True
 
     def finish_gradients(self, model: nn.Module) -> None:  # noqa: ARG002 (of the model that was prepared)
         """Those that did not come through autograd's accumulation are collected here."""
-        for parameter in self._trained:
-            if parameter.grad is not None:
+        for index, parameter in enumerate(self._trained):
+            if parameter.grad is not None and not (self._is_mine[index] and self._is_touched[index]):
                 self._collect(parameter)
 
     def grad_norm(self, model: nn.Module) -> float:  # noqa: ARG002
-        """Sum this process's share over all buffers, and take its part of the norm. Comes after `sum`, which waits."""
+        """Sum this process's share over all processes, and take its part of the norm. Comes after `sum`: all are done.
+
+        What this process has not touched itself it sums up in its buffer, else in its own gradient.
+        """
         touched = torch.stack(self._touched).tolist()
         self._steps = [any(column) for column in zip(*touched, strict=True)]  # parameters that this step updates
         square = 0.0
         for piece, view in self._views.items():
+            own = self._trained[piece.index].grad
+            target = piece.of(self._mine[piece.index] if own is None else own)
             sources = [
-                piece.of(gradients[piece.index]).view(-1)
-                for gradients, is_touched in zip(self._gradients, touched, strict=True)
+                target.view(-1) if rank == self.rank else piece.of(gradients[piece.index]).view(-1)
+                for rank, (gradients, is_touched) in enumerate(zip(self._gradients, touched, strict=True))
                 if is_touched[piece.index]
             ]
-            view.grad = piece.of(self._mine[piece.index]) if sources else None
-            if view.grad is not None:
-                square += sum_into(view.grad.view(-1), sources)
+            view.grad = target if sources else None
+            if sources:
+                square += sum_into(target.view(-1), sources)
         norm = math.sqrt(sum(self.meeting.exchange(square)))
-        if not math.isfinite(norm):  # health.py looks for the first parameter that is to blame
-            for index, parameter in enumerate(self._trained):
-                parameter.grad = torch.stack([gradients[index] for gradients in self._gradients]).sum(0)
-            self.barrier()  # before anybody computes another gradient
+        if not math.isfinite(norm):
+            self._show_gradients()
         return norm
+
+    def _show_gradients(self) -> None:
+        """Every parameter's gradient of the step in every process: health.py looks for the first that is to blame."""
+        for piece, view in self._views.items():
+            if view.grad is not None:
+                piece.of(self._mine[piece.index]).copy_(view.grad)
+        self.barrier()
+        for index, parameter in enumerate(self._trained):
+            parameter.grad = self._mine[index].clone() if self._steps[index] else None
+            for piece, owner in self._all_pieces:
+                if piece.index == index and parameter.grad is not None:
+                    piece.of(parameter.grad).copy_(piece.of(self._gradients[owner][index]))
+        self.barrier()  # before anybody computes another gradient
 
     def update(
         self,
