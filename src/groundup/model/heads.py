@@ -39,8 +39,7 @@ class ScalarModel(nn.Module):
     ) -> Tensor:
         """One fp32 value per token, `B, T`; `position_ids` and `document_ids` as for `Decoder`."""
         hidden = self.model(input_ids, position_ids=position_ids, document_ids=document_ids)
-        with torch.autocast(hidden.device.type, enabled=False):  # values are compared and subtracted: fp32
-            return F.linear(hidden.float(), self.score.weight.float()).squeeze(-1)
+        return scalar_values(hidden, self.score.weight)
 
     @classmethod
     def from_decoder(cls, decoder: Decoder, seed: int, init_std: float | None = None) -> ScalarModel:
@@ -62,6 +61,12 @@ class ScalarModel(nn.Module):
         weight = normal(result.score.weight.shape, std, seed, "score.weight")
         result.score.weight = nn.Parameter(weight.to(decoder.head_weight))
         return result
+
+
+def scalar_values(hidden: Tensor, weight: Tensor) -> Tensor:
+    """`B, T, C` and the head's `1, C` -> `B, T`."""
+    with torch.autocast(hidden.device.type, enabled=False):  # values are compared and subtracted: fp32
+        return F.linear(hidden.float(), weight.float()).squeeze(-1)
 
 
 def save_scalar_model(

@@ -7,6 +7,7 @@ between the products (sequence parallel, arXiv:2205.05198), so that the model's 
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -20,10 +21,12 @@ from torch.distributed.tensor.parallel import ColwiseParallel, ParallelStyle, Ro
 from groundup.errors import UserError
 from groundup.model.decoder import Decoder, Trunk, compute_dtype
 from groundup.model.functions import rms_norm
-from groundup.model.heads import ScalarModel
+from groundup.model.heads import ScalarModel, scalar_values
 from groundup.train.layout import Layout, layout_problems
 from groundup.train.options import TrainOptions
+from groundup.train.parts import local
 from groundup.train.pipeline import Pipeline, cut_into_stages
+from groundup.train.speedups import speed_up
 from groundup.train.vocabulary import split_logprobs
 
 SEQUENCE = 1  # the dimension T of hidden states `B, T, C`
@@ -34,24 +37,26 @@ def parallelize(model: nn.Module, mesh: DeviceMesh, layout: Layout, options: Tra
 
     The order matters: a block is compiled with its split matrices, and sharded with its checkpointing.
     """
-    parts = [part for part in model.modules() if isinstance(part, (Decoder, ScalarModel))]
-    if problems := [problem for part in parts for problem in layout_problems(layout, part.config)]:
+    if not isinstance(model, (Decoder, ScalarModel)):
+        raise UserError(
+            f"a {type(model).__name__}, models that are trained together, cannot be laid out over processes",
+            fix="train this stage in one process (--processes 1)",
+        )
+    if problems := layout_problems(layout, model.config):
         raise UserError(problems)
     axes = mesh.mesh_dim_names or ()
-    pipeline = None
-    if "pipeline" in axes:
-        pipeline = cut_into_stages(_one_decoder(model), mesh, layout)
-    for part in parts:
-        if "tensor" in axes:
-            split_matrices(part, mesh["tensor"])
-        shard_axes = tuple(axis for axis in ("replicate", "shard") if axis in axes)
-        if shard_axes:
-            roots = pipeline.stages if pipeline is not None else [part]
-            shard(roots, mesh[shard_axes], options, keeps_blocks=pipeline is not None)
+    pipeline = cut_into_stages(_one_decoder(model), mesh, layout) if "pipeline" in axes else None
+    if "tensor" in axes:
+        split_matrices(model, mesh["tensor"])
+    speed_up(model, options)
+    shard_axes = tuple(axis for axis in ("replicate", "shard") if axis in axes)
+    if shard_axes:
+        roots = pipeline.stages if pipeline is not None else [model]
+        shard(roots, mesh[shard_axes], options, keeps_blocks=pipeline is not None)
     return pipeline
 
 
-def _one_decoder(model: nn.Module) -> Decoder:
+def _one_decoder(model: Decoder | ScalarModel) -> Decoder:
     if not isinstance(model, Decoder):
         raise UserError(
             f"pipeline_parallel_size trains a decoder to predict the next token, and not a {type(model).__name__}",
@@ -79,10 +84,9 @@ BLOCK_PLAN: dict[str, str] = {
 }
 
 
-def split_matrices(part: nn.Module, mesh: DeviceMesh) -> None:
+def split_matrices(part: Decoder | ScalarModel, mesh: DeviceMesh) -> None:
     """Split one model's matrices over the processes of `mesh`, its vocabulary included."""
     trunk = part.model
-    assert isinstance(trunk, Trunk)
     size = mesh.size()
 
     def styles() -> dict[str, ParallelStyle]:
@@ -100,6 +104,7 @@ def split_matrices(part: nn.Module, mesh: DeviceMesh) -> None:
     _pad_rows(trunk, size)
     if isinstance(part, ScalarModel):
         parallelize_module(part, mesh, {"score": Replicated()})
+        part.forward = partial(_values, part)  # type: ignore[method-assign]
     if isinstance(part, Decoder):
         if part.lm_head is not None:
             parallelize_module(part, mesh, {"lm_head": SplitRows()})
@@ -231,6 +236,14 @@ def _split_head(decoder: Decoder, mesh: DeviceMesh) -> Any:
         return split_logprobs(hidden, own, targets, first_row(weight, mesh), mesh.get_group(), temperature)
 
     return logprobs
+
+
+def _values(
+    model: ScalarModel, input_ids: Tensor, position_ids: Tensor | None = None, document_ids: Tensor | None = None
+) -> Tensor:
+    """ScalarModel.forward with a head that is whole in every process."""
+    hidden = model.model(input_ids, position_ids=position_ids, document_ids=document_ids)
+    return scalar_values(hidden, local(model.score.weight))
 
 
 # ---------------------------------------------------------------- FSDP2

@@ -41,7 +41,8 @@ class Stage(nn.Module):
         self.is_first, self.is_last = is_first, is_last
         self.layers = nn.ModuleDict({str(layer): trunk.layers[layer] for layer in layers})
         self.embed_tokens = trunk.embed_tokens if is_first or (is_last and decoder.lm_head is None) else None
-        self.norm, self.lm_head = (trunk.norm, decoder.lm_head) if is_last else (None, None)
+        self.norm = trunk.norm if is_last else None
+        self.lm_head = decoder.lm_head if is_last else None
         self.windows = {str(layer): trunk.windows[layer] for layer in layers}
         self.split_head = None
         self._surroundings = trunk.surroundings
