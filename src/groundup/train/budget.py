@@ -38,7 +38,8 @@ def horizon(options: TrainOptions, state: TrainState, clock: Clock) -> int | Non
     if not known:
         return state.total_steps
     limit, spent = min(known, key=lambda pair: pair[0] - pair[1])
-    left = max(0.0, limit - spent - clock.save_seconds)
+    saves = 2 if state.total_steps is None else 1  # the last, and the one that keeps the number that is found
+    left = max(0.0, limit - spent - saves * clock.save_seconds)
     if state.total_steps is None:
         return _found(options, state, limit, spent, left)
     return _shrunk(options, state, clock, left)
@@ -58,13 +59,12 @@ def _found(options: TrainOptions, state: TrainState, limit: float, spent: float,
 def _shrunk(options: TrainOptions, state: TrainState, clock: Clock, left: float) -> int:
     """Only for schedules that can end anywhere; a cosine is cut off by `is_spent`, not bent."""
     assert state.total_steps is not None
-    per_step = clock.seconds_per_step()
-    if per_step is None or not can_end_anywhere(options) or state.step <= PROBE_STEPS:
+    if not can_end_anywhere(options) or state.step <= PROBE_STEPS:
         return state.total_steps
-    to_do = state.total_steps - state.step
-    if left < per_step:  # not even one more
+    if left < clock.next_step_seconds():  # not even one more
         return state.step
-    if to_do * per_step <= LATE * left:
+    to_do, per_step = state.total_steps - state.step, clock.seconds_per_step()
+    if per_step is None or to_do * per_step <= LATE * left:
         return state.total_steps
     return state.step + max(1, int(left / per_step))
 

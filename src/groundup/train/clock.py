@@ -39,7 +39,7 @@ class Clock:
         self._steps: deque[float] = deque(maxlen=RECENT_STEPS)  # seconds of the last steps
         self._ends: deque[float] = deque(maxlen=RECENT_STEPS)  # when they ended, saves and evaluations between them
         self._waited = self._worked = 0.0  # since the last line: for data, in steps
-        self.save_seconds = 0.0  # of the last checkpoint that was waited for: a limit keeps as much aside
+        self.save_seconds = float(kept.get("save_seconds", 0.0))  # of the last checkpoint that was waited for: a limit keeps as much aside
 
     # ------------------------------------------------------------ how long
 
@@ -103,7 +103,8 @@ class Clock:
         self._kept_at = time.monotonic()
         if self._path is None:
             return
-        record = {"first_start": self._first_start, "attempts": self.attempts, "seconds": self.paid_seconds()}
+        record = {"first_start": self._first_start, "attempts": self.attempts}
+        record |= {"seconds": self.paid_seconds(), "save_seconds": self.save_seconds}
         temporary = self._path.with_name(f".{self._path.name}.tmp")
         with contextlib.suppress(OSError):  # a full disk is told where something is lost: by metrics and checkpoints
             temporary.write_text(json.dumps(record))

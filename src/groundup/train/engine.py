@@ -160,14 +160,14 @@ def train(
                     continue
                 is_logged = state.step == 1 or state.step % options.logging_steps == 0
                 before = state.total_steps
-                if options.is_timed and (before is None or is_logged):
+                if options.is_timed:
                     state.total_steps = world.from_main(budget.horizon(options, state, clock))
                 is_broke = options.budget is not None and world.from_main(budget.is_spent(options, clock))
                 if (is_broke and budget.can_end_anywhere(options)) or budget.tokens_are_spent(
                     options, state, state.tokens - tokens
                 ):
                     state.total_steps = state.step
-                is_horizon_new = state.total_steps != before
+                is_horizon_new = before is None and state.total_steps is not None
                 is_last = state.step == state.total_steps
                 is_evaluated = evaluate is not None and (is_last or _is_due(state.step, options.eval_steps))
                 if evaluate is not None and is_evaluated:
