@@ -194,7 +194,9 @@ class TokenStream:
         except OSError as error:
             raise self._lost(file, f"cannot be read any more: {error.strerror}") from error
         if len(data) != length * size:
-            raise self._lost(file, f"ends at byte {start * size + len(data):,}: it was longer when it was opened")
+            raise self._lost(
+                file, f"ends at byte {os.fstat(self._files[file]).st_size:,}: it was longer when it was opened"
+            )
         return np.frombuffer(data, dtype=self._dtype)
 
     def _lost(self, file: int, what: str) -> UserError:

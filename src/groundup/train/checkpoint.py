@@ -82,6 +82,7 @@ class Checkpoints:
         self._copies = Copies()
         self._writing: _InBackground | None = None
         self._was_told_about_memory = False
+        self._was_there = False  # whether the folder has held a good checkpoint
 
     @property
     def is_main(self) -> bool:
@@ -133,6 +134,7 @@ class Checkpoints:
             damage = self._damage_of(self._path(step))
             if damage is None:
                 restored = self._load(self._path(step))
+                self._was_there = True
                 if self.is_main:
                     for worse, why in damaged.items():
                         self.console.warn(f"checkpoint-{worse} is damaged ({why}); checkpoint-{step} is used")
@@ -323,7 +325,10 @@ class Checkpoints:
             hashes = {name: files.write_synced(temporary / name, data) for name, data in documents.items()}
             files.finish(temporary, self._path(step), sha256 | hashes, is_milestone=is_milestone)
             files.prune(self.folder, self.keep, self.regular_steps)
+            self._was_there = True
 
+        if self.is_main and self._was_there and self.folder.parent.is_dir() and not self.folder.exists():
+            self.console.warn(f"the folder of the checkpoints was removed; it is made anew with checkpoint-{step}")
         try:
             write_tensors(temporary, tensors, copies, self._group, complete)
         except OSError as error:

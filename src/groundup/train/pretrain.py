@@ -103,9 +103,9 @@ def run(settings: PretrainSettings, context: StageContext) -> StageResult:
     def evaluate(model: Any) -> dict[str, float]:
         return {"validation_loss": _mean_loss(model, objective, held_out, options.dtype)}
 
+    copy_tokenizer_files(folder / "tokenizer", context.folder / "model")  # while its folder is sure to be there
     result = train(model, objective, options, context, evaluate=evaluate if held_out else None)
 
-    copy_tokenizer_files(folder / "tokenizer", context.folder / "model")
     save_model(model, context.shared_folder / "model")
     seen = whole_model(model, context, context.folder / "model")
     write_samples(seen, tokenizer, prompts, context, "after", **sampling)
