@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
@@ -148,7 +149,7 @@ def test_data_that_vanishes_while_it_is_used(attempts: Attempts, whole: Path, tm
     assert "no token shards here" in said(run)
     shutil.copytree(tokens, data)
     assert attempts.run(run, tokens=data) == 0
-    assert "going on from step 6" in said(run)
+    assert re.search("going on from step [69]", said(run)), "the batch of the next step may have been read already"
     assert_same_run(run, whole)
 
 
