@@ -33,16 +33,19 @@ def stop_non_finite(
     `run_again` computes the step's loss and gradients once more, exactly as before, now with every module watched. All
     processes come here together, since loss and norm are those of all of them.
     """
-    parameter = last_non_finite(model)  # of the first pass: gradients are added to
+    parameters = list(trained_parameters(model))
+    backwards = parameters[::-1]
+    parameter = first_of_all(world, backwards, last_non_finite(model))  # of the first pass: gradients are added to
+    weight = first_of_all(world, backwards, last_non_finite(model, gradients=False))
     where = Watched()
     is_compiled = "torch._dynamo" in sys.modules
     with torch.compiler.set_stance("force_eager") if is_compiled else nullcontext(), where.watching(model):
         again = run_again()
     names = [name for name, _ in model.named_modules()]
     module = first_of_all(world, names, where.module)
-    gradient = first_of_all(world, list(trained_parameters(model)), where.gradient)
+    gradient = first_of_all(world, backwards, where.gradient)
     hardware = "computed again it is finite: that points to the hardware (memory, GPU)"
-    if weight := last_non_finite(model, gradients=False):
+    if weight is not None:
         culprit, why = weight, f"the weights of {weight} are not finite themselves"
     elif module is not None:
         culprit, why = module, f"the first module whose output is not finite is {module or 'the model itself'}"
@@ -142,6 +145,9 @@ def _tensors(value: Any) -> Iterator[Tensor]:
 
 
 def _all_finite(tensor: Tensor) -> bool:
+    """Of a sharded tensor, this process's part."""
+    if hasattr(tensor, "to_local"):
+        tensor = tensor.to_local()
     return not tensor.is_floating_point() or bool(torch.isfinite(tensor).all())
 
 
