@@ -9,12 +9,17 @@ from typing import Any
 import pytest
 import torch
 
+from groundup.artifacts import StageContext
+from groundup.console import Console
 from groundup.model.files import load_model
 from groundup.model.heads import load_scalar_model
+from groundup.stopping import StopRequest
 from groundup.train.layout import Layout, layout_problems
+from groundup.train.pretrain import check
+from groundup.train.settings import DpoSettings, PretrainSettings, RewardSettings, SftSettings
 
 from .processes import Failed, Processes
-from .stages import run_stage, write_inputs
+from .stages import run_stage, settings_of, write_inputs
 from .work import tiny
 
 SHARDED = {"dp_shard_size": 2}
@@ -88,12 +93,16 @@ def test_a_stage_gives_the_same(
         ]
 
 
-def test_a_pipeline_refuses_other_objectives_before_the_first_step(
-    two: Processes, inputs: Path, tmp_path: Path
-) -> None:
-    with pytest.raises(Failed, match=r"next token only.*\n.*dp_shard_size or tensor_parallel_size"):
-        two(run_stage, "sft", str(inputs), str(tmp_path), PIPELINE)
-    assert not (tmp_path / "checkpoints").exists()
+def test_a_pipeline_is_refused_for_other_objectives_where_the_recipe_is_read() -> None:
+    for settings in (SftSettings, DpoSettings, RewardSettings):
+        with pytest.raises(ValueError, match=r"stage: pretrain\); use dp_shard_size or tensor_parallel_size"):
+            settings.model_validate({"base_model": "b", "datasets": [{"path": "x"}], **PIPELINE})
+
+
+def test_groundup_check_tells_what_of_a_layout_does_not_fit(inputs: Path, tmp_path: Path) -> None:
+    settings = PretrainSettings.model_validate(settings_of("pretrain", inputs) | {"tensor_parallel_size": 8})
+    context = StageContext("p", tmp_path, {}, 7, tmp_path, Console(quiet=True), StopRequest(), tmp_path)
+    assert "tensor_parallel_size 8 does not divide" in str(check(settings, context).problems[0])
 
 
 def test_sizes_that_do_not_fit_the_model_are_told_with_those_that_do() -> None:

@@ -41,9 +41,9 @@ def check(processes: Processes, layout: Layout, case: Case) -> None:
     expected = reference(case)
     traces = processes(train_in, layout, case)
     assert all(trace == traces[0] for trace in traces)
-    norm = 2e-4 if case.optimizer == "muon" else 1e-5
-    assert [loss for loss, _ in traces[0]] == pytest.approx([loss for loss, _ in expected], rel=1e-5)
-    assert [norm for _, norm in traces[0]] == pytest.approx([norm for _, norm in expected], rel=norm)
+    loss, norm = (1e-4, 5e-3) if case.dtype == "bfloat16" else (1e-5, 2e-4 if case.optimizer == "muon" else 1e-5)
+    assert [one for one, _ in traces[0]] == pytest.approx([one for one, _ in expected], rel=loss)
+    assert [one for _, one in traces[0]] == pytest.approx([one for _, one in expected], rel=norm)
 
 
 @pytest.mark.parametrize("accumulation", [1, 2, 4])
@@ -61,6 +61,13 @@ def test_muon_makes_the_same_update_of_sharded_matrices(two: Processes, layout: 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_untied_heads_normed_queries_and_rows_of_odd_length(two: Processes, layout: str) -> None:
     check(two, LAYOUTS[layout], Case(model=QWEN3, row_tokens=21, document_mask=False))
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_bfloat16_and_recomputed_activations(two: Processes, layout: str) -> None:
+    """As far as bfloat16 allows: it rounds partial sums, of which there are others in every layout."""
+    check(two, LAYOUTS[layout], Case(dtype="bfloat16", gradient_checkpointing="selective"))
+    check(two, LAYOUTS[layout], Case(gradient_checkpointing=True))
 
 
 @pytest.mark.slow

@@ -34,6 +34,8 @@ class Case:
     model: dict[str, Any] = field(default_factory=dict, hash=False)  # fields of the config
     document_mask: bool = True
     row_tokens: int = T
+    dtype: str = "float32"
+    gradient_checkpointing: bool | str = False
 
 
 def tiny(**fields: Any) -> ModelConfig:
@@ -78,6 +80,8 @@ def options(case: Case, layout: Layout | None = None) -> TrainOptions:
         optimizer=case.optimizer,
         weight_decay=0.01,
         max_grad_norm=0.5,  # clips
+        dtype=case.dtype,
+        gradient_checkpointing=case.gradient_checkpointing,
         layout=layout or Layout(),
     )
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Any
 
 from groundup.errors import Problem, UserError
 from groundup.model.config import ModelConfig
@@ -42,6 +43,11 @@ class Layout:
                 fix=f"start {others * shard} processes, or change the sizes so that their product is {world_size}",
             )
         return Layout(**{**vars(self), "dp_shard_size": shard})
+
+
+def layout_of(settings: Any) -> Layout:
+    """The layout in a stage's settings (settings.TrainingSettings)."""
+    return Layout(**{field.name: getattr(settings, field.name) for field in fields(Layout)})
 
 
 def layout_problems(layout: Layout, config: ModelConfig) -> list[Problem]:

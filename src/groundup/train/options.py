@@ -9,7 +9,7 @@ from typing import Any
 from groundup.errors import UserError
 from groundup.tokens.skips import Ranges, ranges_of
 from groundup.train.device import choose_device, wants_compile
-from groundup.train.layout import Layout
+from groundup.train.layout import Layout, layout_of
 from groundup.train.precision import compute_dtype
 from groundup.train.settings import TrainingSettings
 
@@ -129,14 +129,7 @@ def train_options(
         "stall_seconds": settings.stall_seconds,
         "report_to": tuple(settings.report_to),
         "sequence_len": settings.sequence_len,
-        "layout": Layout(
-            dp_replicate_size=settings.dp_replicate_size,
-            dp_shard_size=settings.dp_shard_size,
-            tensor_parallel_size=settings.tensor_parallel_size,
-            pipeline_parallel_size=settings.pipeline_parallel_size,
-            context_parallel_size=settings.context_parallel_size,
-            pipeline_schedule=settings.pipeline_schedule,
-        ),
+        "layout": layout_of(settings),
     }
     return TrainOptions(**{**options, **changes})
 

@@ -16,6 +16,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import FSDPModule
 from torch.distributed.pipelining import PipelineStage, Schedule1F1B, ScheduleInterleaved1F1B
 
 from groundup.errors import UserError
@@ -157,7 +158,10 @@ class Pipeline:
         if key not in self._schedules:
             device = next(self.decoder.parameters()).device
             C = self.decoder.config.hidden_size
-            kind = torch.float32 if device.type == "cpu" or dtype == "float32" else torch.bfloat16
+            is_gathered_in_bf16 = (
+                device.type == "cuda" and dtype == "bfloat16" and isinstance(self.stages[0], FSDPModule)
+            )
+            kind = torch.bfloat16 if is_gathered_in_bf16 else torch.float32  # autocast leaves the residual stream fp32
             # examples: their shapes, and whether they have a gradient, are what sender and receiver agree on
             ids = torch.empty(rows, T, dtype=torch.long, device=device)
             hidden = torch.empty(rows, T, C, dtype=kind, device=device, requires_grad=True)

@@ -22,6 +22,7 @@ from groundup.tokens.shards import Manifest, read_manifest
 from groundup.tokens.tokenizer import Tokenizer
 from groundup.train.device import device_of, place, to_device
 from groundup.train.engine import LossParts, train, train_options
+from groundup.train.layout import layout_of, layout_problems
 from groundup.train.options import steps_of_tokens
 from groundup.train.precision import autocast
 from groundup.train.samples import text_prompts, write_samples
@@ -169,6 +170,7 @@ def check(settings: PretrainSettings, context: StageContext) -> CheckReport:
         else:
             problems += _shape_problems(settings, None)
         config = model_config(settings.model, **({"vocab_size": vocab_size} if vocab_size else {}))
+        problems += layout_problems(layout_of(settings), config)
     except UserError as error:
         return CheckReport({}, [*problems, *error.problems])
     return CheckReport(_facts(settings, config, steps_per_epoch), problems)

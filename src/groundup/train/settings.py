@@ -166,6 +166,15 @@ class ChatTrainingSettings(TrainingSettings):
     lr_scheduler: Literal["wsd", "cosine", "linear", "constant"] = "cosine"
     warmup_ratio: float = Field(0.05, ge=0, lt=1)
 
+    @model_validator(mode="after")
+    def has_no_pipeline(self) -> Self:
+        if self.pipeline_parallel_size > 1:
+            raise ValueError(
+                "pipeline_parallel_size serves the prediction of the next token only (stage: pretrain); use "
+                "dp_shard_size or tensor_parallel_size here"
+            )
+        return self
+
 
 class SftSettings(ChatTrainingSettings):
     """Fine-tune on conversations. Only what the assistant says is trained, and the token that ends its turn."""
