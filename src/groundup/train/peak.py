@@ -46,10 +46,10 @@ def use_per_token(model: Any, sequence_len: int | None, peak: float | None, devi
 
     None for a model whose work nobody has counted, and where no peak is known.
     """
-    config = getattr(model, "config", None)
-    if peak is None or sequence_len is None or not hasattr(config, "flops_per_token"):
+    count = getattr(getattr(model, "config", None), "flops_per_token", None)
+    if peak is None or sequence_len is None or count is None:
         return None
-    return float(config.flops_per_token(sequence_len)) / (peak * devices)
+    return float(count(sequence_len)) / (peak * devices)
 
 
 def _record(path: Path) -> dict[str, Any]:
