@@ -25,6 +25,7 @@ from .work import tiny
 SHARDED = {"dp_shard_size": 2}
 TENSOR = {"tensor_parallel_size": 2}
 PIPELINE = {"pipeline_parallel_size": 2}
+CONTEXT = {"context_parallel_size": 2}
 COPIES = {"dp_replicate_size": 2, "dp_shard_size": 1}
 STAGES = [
     ("pretrain", SHARDED),
@@ -35,6 +36,8 @@ STAGES = [
     ("dpo", TENSOR),
     ("reward", SHARDED),
     ("reward", TENSOR),
+    ("sft", CONTEXT),
+    ("reward", CONTEXT),
 ]
 OF_TIME = ("tokens_per_second",)
 

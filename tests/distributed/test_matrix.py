@@ -15,12 +15,15 @@ LAYOUTS = {
     "fsdp 2": Layout(dp_shard_size=2),
     "hsdp 2x1": Layout(dp_replicate_size=2, dp_shard_size=1),
     "tp 2": Layout(tensor_parallel_size=2),
+    "cp 2": Layout(context_parallel_size=2),
     "pp 2": Layout(pipeline_parallel_size=2),
     "pp 2 interleaved": Layout(pipeline_parallel_size=2, pipeline_schedule="interleaved"),
 }
 OF_FOUR = {
     "hsdp 2x2": Layout(dp_replicate_size=2, dp_shard_size=2),
     "fsdp 2 x tp 2": Layout(dp_shard_size=2, tensor_parallel_size=2),
+    "fsdp 2 x cp 2": Layout(dp_shard_size=2, context_parallel_size=2),
+    "copies 2 x cp 2": Layout(dp_replicate_size=2, dp_shard_size=1, context_parallel_size=2),
     "copies 2 x tp 2": Layout(dp_replicate_size=2, tensor_parallel_size=2),
     "fsdp 2 x pp 2": Layout(dp_shard_size=2, pipeline_parallel_size=2),
     "copies 2 x pp 2 interleaved": Layout(

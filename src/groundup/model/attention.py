@@ -102,16 +102,19 @@ def visibility(
     window: int | None,
     dtype: torch.dtype,
     device: torch.device,
+    first_query: int | None = None,
 ) -> Tensor | None:
     """The additive mask `B or 1, 1, T, S`: 0 where query t may see key s, -inf elsewhere; None where all may be seen.
 
-    The queries are the last `T` of the `S` tokens. t sees s when s is not later, has the same document id and, with a
-    window, lies less than `window` back. Padding (id -1) sees only padding: it disturbs nobody and no row is all -inf.
+    The queries are the `T` tokens from `first_query` on (None: the last `T`) of the `S` tokens. t sees s when s is not
+    later, has the same document id and, with a window, lies less than `window` back. Padding (id -1) sees only padding:
+    it disturbs nobody and no row is all -inf.
     """
-    if queries == 1 and key_documents is None and (window is None or keys <= window):
+    first = keys - queries if first_query is None else first_query
+    if queries == 1 and first == keys - 1 and key_documents is None and (window is None or keys <= window):
         return None
     key_index = torch.arange(keys, device=device)
-    query_index = key_index[keys - queries :, None]
+    query_index = key_index[first : first + queries, None]
     visible = key_index <= query_index
     if window is not None:
         visible = visible & (query_index - key_index < window)

@@ -106,6 +106,8 @@ class Attention(nn.Module):
             self.q_norm = RMSNorm(dim, config.rms_norm_eps)
             self.k_norm = RMSNorm(dim, config.rms_norm_eps)
         self.qk_norm = config.qk_norm
+        # where each process has a part of the row (train/context.py): the keys and values of all of it
+        self.gather: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None = None
 
     def forward(self, x: Tensor, rotation: tuple[Tensor, Tensor], mask: Mask, cache: KVCache | None) -> Tensor:
         B, T, _ = x.shape
@@ -119,6 +121,8 @@ class Attention(nn.Module):
             q, k = rotate(q, *rotation), rotate(k, *rotation)
         if cache is not None:
             k, v = cache.append(self.layer, k, v)
+        if self.gather is not None:
+            k, v = self.gather(k, v)
         out = attend(q, k, v, mask)
         projected: Tensor = self.o_proj(out.transpose(1, 2).reshape(B, T, -1))
         return projected

@@ -17,7 +17,7 @@ class Layout:
     dp_shard_size: int | None = None  # processes that a copy is sharded over (FSDP2); None: all that are left
     tensor_parallel_size: int = 1  # processes that share each matrix
     pipeline_parallel_size: int = 1  # processes that hold consecutive layers
-    context_parallel_size: int = 1  # processes that share each row's tokens (CUDA only)
+    context_parallel_size: int = 1  # processes that share each row's tokens
     pipeline_schedule: str = "1f1b"  # or interleaved: two groups of layers a process, smaller bubbles
 
     @property
@@ -82,6 +82,13 @@ def layout_problems(layout: Layout, config: ModelConfig) -> list[Problem]:
             Problem(
                 "pipeline_parallel_size and tensor_parallel_size are not combined",
                 fix="use one of them together with dp_shard_size and dp_replicate_size",
+            )
+        )
+    if layout.context_parallel_size > 1 and (tensor > 1 or layout.pipeline_parallel_size > 1):
+        problems.append(
+            Problem(
+                "context_parallel_size is not combined with tensor_parallel_size or pipeline_parallel_size",
+                fix="use it together with dp_shard_size and dp_replicate_size",
             )
         )
     return problems

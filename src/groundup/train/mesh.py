@@ -68,11 +68,15 @@ class MeshWorld(World):
         self.rank, self.size = dist.get_rank(), dist.get_world_size()
         self.layout: Layout = options.layout.resolved(self.size)
         sizes = {axis: int(getattr(self.layout, field)) for axis, field in AXES.items()}
+        contexts = self.layout.context_parallel_size
+        sizes["shard"] *= contexts  # the processes of a row share the weights, too
         copies = sizes["replicate"] > 1  # FSDP2 knows copies as the outer axis of two only
         sizes = {axis: size for axis, size in sizes.items() if size > 1 or (axis == "shard" and copies)}
         self.mesh: DeviceMesh = init_device_mesh(kind, tuple(sizes.values()), mesh_dim_names=tuple(sizes))
-        self.data_size = sizes.get("replicate", 1) * sizes.get("shard", 1)
-        self.data_rank = self._place("replicate") * sizes.get("shard", 1) + self._place("shard")
+        self.contexts, shards = contexts, sizes.get("shard", 1) // contexts
+        self.data_size = sizes.get("replicate", 1) * shards
+        self.data_rank = self._place("replicate") * shards + self._place("shard") // contexts
+        self.loss_share = 1 / contexts
         self._data_groups = [self.mesh.get_group(axis) for axis in ("replicate", "shard") if axis in sizes]
         self.checkpoint_group = dist.new_group(backend="gloo")  # planning a save goes on in the background
         self.pipeline: Pipeline | None = None
@@ -89,7 +93,11 @@ class MeshWorld(World):
             self.pipeline, self._sharded = earlier.pipeline, earlier._sharded
             return model
         model.__dict__["_world"] = self
-        self.pipeline = parallelize(model, self.mesh, self.layout, self.options)
+        row = None
+        if self.contexts > 1:
+            shape = (self.size // self.contexts, self.contexts)
+            row = init_device_mesh(self.mesh.device_type, shape, mesh_dim_names=("row", "context"))["context"]
+        self.pipeline = parallelize(model, self.mesh, self.layout, self.options, row)
         fill(model, self.device, keep_own_part)
         model.to(self.device)
         mark_sharded(model, self._stage_ranks())
@@ -160,7 +168,7 @@ class MeshWorld(World):
         numbers = torch.tensor(values, dtype=torch.float64, device=self.device)
         for group in self._data_groups:
             dist.all_reduce(numbers, group=group)
-        return [float(value) for value in numbers]
+        return [float(value) / self.contexts for value in numbers]
 
     def any(self, flag: bool) -> bool:
         number = torch.tensor(float(flag), device=self.device)

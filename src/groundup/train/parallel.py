@@ -22,6 +22,7 @@ from groundup.errors import UserError
 from groundup.model.decoder import Decoder, Trunk, compute_dtype
 from groundup.model.functions import rms_norm
 from groundup.model.heads import ScalarModel, scalar_values
+from groundup.train.context import split_rows
 from groundup.train.layout import Layout, layout_problems
 from groundup.train.options import TrainOptions
 from groundup.train.parts import local
@@ -32,10 +33,13 @@ from groundup.train.vocabulary import split_logprobs
 SEQUENCE = 1  # the dimension T of hidden states `B, T, C`
 
 
-def parallelize(model: nn.Module, mesh: DeviceMesh, layout: Layout, options: TrainOptions) -> Pipeline | None:
+def parallelize(
+    model: nn.Module, mesh: DeviceMesh, layout: Layout, options: TrainOptions, row: DeviceMesh | None = None
+) -> Pipeline | None:
     """Cut `model` up in place; the pipeline that runs its stages, where there is one. UserError where sizes do not fit.
 
-    The order matters: a block is compiled with its split matrices, and sharded with its checkpointing.
+    `row`: the processes that share the tokens of a row. The order matters: a block is compiled with its split matrices,
+    and sharded with its checkpointing.
     """
     if not isinstance(model, (Decoder, ScalarModel)):
         raise UserError(
@@ -48,6 +52,8 @@ def parallelize(model: nn.Module, mesh: DeviceMesh, layout: Layout, options: Tra
     pipeline = cut_into_stages(_one_decoder(model), mesh, layout) if "pipeline" in axes else None
     if "tensor" in axes:
         split_matrices(model, mesh["tensor"])
+    if row is not None:
+        split_rows(model.model, row)
     speed_up(model, options)
     shard_axes = tuple(axis for axis in ("replicate", "shard") if axis in axes)
     if shard_axes:

@@ -100,7 +100,7 @@ class TrainingSettings(StageSettings):
     pipeline_schedule: Annotated[Literal["1f1b", "interleaved"], Presentation()] = "1f1b"
     """interleaved: two groups of layers a process, which waits less."""
     context_parallel_size: Annotated[int, Presentation()] = Field(1, ge=1)
-    """Processes that share the tokens of each row; on NVIDIA GPUs only."""
+    """Processes that share the tokens of each row, for rows too long for one."""
     save_steps: Annotated[int, Presentation()] = Field(100, ge=1)
     """Steps between checkpoints."""
     save_total_limit: Annotated[int, Presentation()] = Field(2, ge=1)

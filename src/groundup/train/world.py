@@ -46,6 +46,7 @@ class World:
     data_rank: int = 0
     data_size: int = 1
     device: str = "cpu"
+    loss_share: float = 1.0  # where several processes compute the same loss, what of its gradient this one makes
     # where processes hold parts of the model: a gloo group of all of them that only checkpoints use
     checkpoint_group: Any = None
 
@@ -79,7 +80,7 @@ class World:
                 with autocast(dtype, self.device):
                     parts = objective.loss(model, to_device(batch, self.device))
                 self.before_backward(model, is_last=number == len(share))
-                (parts.loss_sum * (float(is_counted) / weight)).backward()  # type: ignore[no-untyped-call]
+                (parts.loss_sum * (float(is_counted) * self.loss_share / weight)).backward()  # type: ignore[no-untyped-call]
                 sums.add(parts, float(is_counted))
         self.finish_gradients(model)
         return self.total(sums)
