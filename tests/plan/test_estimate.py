@@ -59,6 +59,19 @@ def test_a_time_limit_bounds_the_training(machine: Machine) -> None:
     assert found.seconds == pytest.approx(60 + START_SECONDS["train"], rel=1e-6)
 
 
+def test_money_and_tokens_bound_the_training(machine: Machine) -> None:
+    free = SimpleNamespace(**{**vars(PRETRAIN), "max_steps": 10_000})
+    facts = Facts(machine, model=SHAPE)
+    tokens = free.micro_batch_size * free.sequence_len * 100
+    by_tokens = estimate_stage("pretrain", SimpleNamespace(**vars(free), max_tokens=tokens), facts)
+    assert by_tokens.tokens == tokens
+    paid = SimpleNamespace(**vars(free), budget=0.5, cost_per_hour=30.0)  # a minute
+    timed = SimpleNamespace(**vars(free), time_limit=60.0)
+    estimates = [estimate_stage("pretrain", settings, facts) for settings in (paid, timed)]
+    assert estimates[0] == estimates[1]
+    assert estimates[0].tokens < estimate_stage("pretrain", free, facts).tokens
+
+
 def test_muon_costs_more_time_and_less_memory_than_adamw(machine: Machine) -> None:
     facts = Facts(machine, model=SHAPE)
     adamw = estimate_stage("pretrain", PRETRAIN, facts)

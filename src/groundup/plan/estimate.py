@@ -131,15 +131,20 @@ def step_seconds(settings: Any, facts: Facts, tokens_per_step: float, *, passes:
     return work / (rate * LAYER_SHARE) + update
 
 
-def planned_steps(settings: Any, facts: Facts, rows_per_step: float, seconds_per_step: float) -> float:
-    """The smallest of max_steps, num_epochs x steps of an epoch, and what fits into time_limit."""
+def planned_steps(
+    settings: Any, facts: Facts, rows_per_step: float, seconds_per_step: float, tokens_per_step: float
+) -> float:
+    """The smallest of max_steps, num_epochs x steps of an epoch, and what fits max_tokens, time_limit and budget."""
     horizons = [float(steps) for steps in (_get(settings, "max_steps", None), facts.steps) if steps]
     epochs = _get(settings, "num_epochs", None)
     if epochs is not None and facts.rows:
         horizons.append(max(1.0, float(epochs) * facts.rows / rows_per_step))
-    limit = _get(settings, "time_limit", None)
-    if limit is not None:
-        horizons.append(max(1.0, float(limit) / seconds_per_step))
+    if (most := _get(settings, "max_tokens", None)) is not None:
+        horizons.append(max(1.0, float(most) // tokens_per_step))
+    limits = [_get(settings, "time_limit", None)]
+    if (budget := _get(settings, "budget", None)) is not None and (price := _get(settings, "cost_per_hour", None)):
+        limits.append(float(budget) / float(price) * 3600)
+    horizons += [max(1.0, float(limit) / seconds_per_step) for limit in limits if limit is not None]
     return min(horizons, default=100.0)
 
 
@@ -156,7 +161,7 @@ def _training(kind: str, settings: Any, facts: Facts, *, passes: float, rows_per
         tokens_per_step = sequences * rows_per_row * min(float(length), ROW_TOKENS)
         rows_per_step = float(sequences)
     each = step_seconds(settings, facts, tokens_per_step, passes=passes)
-    steps = planned_steps(settings, facts, rows_per_step, each)
+    steps = planned_steps(settings, facts, rows_per_step, each, tokens_per_step)
     model, tokens = facts.model, steps * tokens_per_step
     optimizer = str(_get(settings, "optimizer", "adamw"))
     is_bf16 = facts.machine.dtype(_get(settings, "bf16", "auto")) == "bfloat16"
