@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,7 @@ from torch import nn
 from groundup.artifacts import read_json
 from groundup.console import Console
 from groundup.errors import Stopped, UserError
-from groundup.stopping import StopRequest
+from groundup.stopping import StopRequest, listening_for_signals
 from groundup.tokens.skips import batch_of
 from groundup.train.checkpoint import TrainState
 from groundup.train.engine import LossParts, TrainResult, train, train_step
@@ -410,3 +412,17 @@ def test_verdicts_go_on_from_the_rows_that_are_there() -> None:
     assert [finding.kind for finding in found] == ["not_learned"]
     resumed = Verdicts(rows[:100])
     assert not [finding for row in rows[100:] for finding in resumed.look(row, told, after=0)]
+
+
+# ---------------------------------------------------------------- signals
+
+
+def test_a_second_sigterm_waits_for_the_save_and_a_second_ctrl_c_does_not() -> None:
+    with listening_for_signals() as stop, stop.deferred():
+        for _ in range(3):
+            os.kill(os.getpid(), signal.SIGTERM)
+        assert stop.exit_code == 75
+        with pytest.raises(Stopped):
+            os.kill(os.getpid(), signal.SIGINT)
+    with listening_for_signals() as stop, pytest.raises(Stopped):
+        os.kill(os.getpid(), signal.SIGTERM)  # nothing is being saved: at once
