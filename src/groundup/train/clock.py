@@ -39,7 +39,8 @@ class Clock:
         self._steps: deque[float] = deque(maxlen=RECENT_STEPS)  # seconds of the last steps
         self._ends: deque[float] = deque(maxlen=RECENT_STEPS)  # when they ended, saves and evaluations between them
         self._waited = self._worked = 0.0  # since the last line: for data, in steps
-        self.save_seconds = float(kept.get("save_seconds", 0.0))  # of the last checkpoint that was waited for: a limit keeps as much aside
+        # of the last checkpoint that was waited for: a limit keeps as much aside
+        self.save_seconds = float(kept.get("save_seconds", 0.0))
 
     # ------------------------------------------------------------ how long
 
