@@ -62,6 +62,10 @@ def test_a_limit_on_file_sizes_is_named(attempts: Attempts, whole: Path, tmp_pat
     assert weights(run) == weights(whole)
 
 
+BETWEEN_SAVES = ("groundup.train.checkpoint.Checkpoints._is_memory_short", 3)
+"""At step 9, when its save has waited for the one of step 6 and has not begun."""
+
+
 # ---------------------------------------------------------------- read-only
 
 
@@ -87,10 +91,10 @@ def mounts() -> Iterator[Callable[[Path], str]]:
 def test_a_folder_that_becomes_read_only(
     attempts: Attempts, whole: Path, tmp_path: Path, mounts: Callable[[Path], str]
 ) -> None:
-    """In the backward pass of step 8; the save of step 9 finds out, and a later step ends the run."""
+    """The save of step 9 finds out, in the background, and a later step ends the run."""
     run = tmp_path / "run"
     checkpoints = run / "base" / "checkpoints"
-    assert attempts.run(run, command_at=("torch.Tensor.backward", 15, mounts(checkpoints))) == 1
+    assert attempts.run(run, command_at=(*BETWEEN_SAVES, mounts(checkpoints))) == 1
     assert "no permission to write checkpoint-9" in said(run)
     assert "checkpoint-6 is kept, and the same command goes on from it" in said(run)
     assert 9 <= steps_logged(run) <= 12
@@ -119,14 +123,23 @@ def test_checkpoints_that_vanish_are_told_and_written_anew(attempts: Attempts, w
     """Everything that was in them is in memory still."""
     run = tmp_path / "run"
     checkpoints = run / "base" / "checkpoints"
-    assert attempts.run(run, command_at=("torch.Tensor.backward", 15, f"rm -r {checkpoints}")) == 0
+    assert attempts.run(run, command_at=(*BETWEEN_SAVES, f"rm -r {checkpoints}")) == 0
     assert "the folder of the checkpoints was removed; it is made anew with checkpoint-9" in said(run)
+    assert_same_run(run, whole)
+
+
+def test_checkpoints_that_vanish_while_one_is_written(attempts: Attempts, whole: Path, tmp_path: Path) -> None:
+    """In the backward pass of step 5, with the checkpoint of step 3 half on its way to a slow disk."""
+    run = tmp_path / "run"
+    move = f"mv {run}/base/checkpoints {run}/base/elsewhere"
+    assert attempts.run(run, command_at=("torch.Tensor.backward", 9, move), slow_saves=0.1) == 0
+    assert "the folder of the checkpoints was removed; it is made anew with checkpoint-3" in said(run)
     assert_same_run(run, whole)
 
 
 def test_a_runs_folder_that_vanishes_ends_the_run(attempts: Attempts, whole: Path, tmp_path: Path) -> None:
     run, gone = tmp_path / "run", tmp_path / "gone"
-    assert attempts.run(run, command_at=("torch.Tensor.backward", 15, f"mv {run} {gone}")) == 1
+    assert attempts.run(run, command_at=(*BETWEEN_SAVES, f"mv {run} {gone}")) == 1
     assert "the folder of this run is gone: could not write checkpoint-9" in said(run)
     assert not run.exists(), "nothing is written where a disk was"
     gone.rename(run)

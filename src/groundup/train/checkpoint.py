@@ -327,10 +327,18 @@ class Checkpoints:
             files.prune(self.folder, self.keep, self.regular_steps)
             self._was_there = True
 
-        if self.is_main and self._was_there and self.folder.parent.is_dir() and not self.folder.exists():
-            self.console.warn(f"the folder of the checkpoints was removed; it is made anew with checkpoint-{step}")
-        try:
+        def write() -> None:
+            if self.is_main and self._was_there and self.folder.parent.is_dir() and not self.folder.exists():
+                self.console.warn(f"the folder of the checkpoints was removed; it is made anew with checkpoint-{step}")
             write_tensors(temporary, tensors, copies, self._group, complete)
+
+        try:
+            try:
+                write()
+            except FileNotFoundError:  # removed while it was written to: what was in it is in memory still
+                if self._group is not None or not self.folder.parent.is_dir():
+                    raise
+                write()
         except OSError as error:
             if self.is_main:
                 files.discard(temporary)
