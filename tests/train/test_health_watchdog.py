@@ -13,7 +13,7 @@ import pytest
 
 from groundup.console import Console
 from groundup.train.engine import LossParts, train
-from groundup.train.watchdog import FIRST_TIMES, USUAL_TIMES, Watchdog, is_launched
+from groundup.train.watchdog import FIRST_TIMES, LONGEST_TIMES, USUAL_TIMES, Watchdog, is_launched
 
 from .engine_parts import context_in, next_token, options, tiny_decoder, write_shards
 
@@ -86,8 +86,10 @@ def test_how_long_a_step_may_take() -> None:
     assert watch.allowed_seconds() == FIRST_TIMES * 10  # it compiles
     watch.step_done()
     assert watch.allowed_seconds() == 10
-    watch._times.extend([3.0, 4.0, 300.0])
+    watch._times.extend([3.0, 4.0, 20.0])
     assert watch.allowed_seconds() == USUAL_TIMES * 4
+    watch._times.extend([300.0])  # a rollout, or an evaluation between two steps
+    assert watch.allowed_seconds() == LONGEST_TIMES * 300
     with Watchdog(None, print, None, is_launched=False) as nobody:
         assert not nobody._thread.is_alive()
 
@@ -102,7 +104,7 @@ def test_only_torchrun_is_a_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("hang", "phase"),
     [
-        ("time.sleep(1000)", "in the evaluation"),  # C code that lets others run
+        ("time.sleep(1000)", "in the update"),  # C code that lets others run
         # C code that holds the interpreter: only faulthandler's own timer is left
         ("__import__('ctypes').PyDLL(None).sleep(1000)", None),
     ],
@@ -116,14 +118,14 @@ def test_a_process_that_hangs_in_c_code_ends_with_its_stacks_in_the_log(
         import sys, time
         from groundup.train.watchdog import Watchdog
 
-        def evaluate():
+        def update():
             {hang}
 
         with open(sys.argv[1], "w") as log:
             with Watchdog(0.4, lambda text: print(text, flush=True), log, is_launched=True) as watch:
                 watch.step_done()
                 time.sleep(0.1)  # the watchdog has looked at least once
-                evaluate()
+                update()
         """)
     )
     done = subprocess.run(
@@ -135,6 +137,6 @@ def test_a_process_that_hangs_in_c_code_ends_with_its_stacks_in_the_log(
     )
     assert done.returncode == 1
     stacks = (tmp_path / "run.log").read_text()
-    assert "in evaluate" in stacks
+    assert "in update" in stacks
     if phase is not None:
         assert phase in done.stdout and "the launcher starts it again" in done.stdout

@@ -168,6 +168,8 @@ def train(
                 ):
                     state.total_steps = state.step
                 is_horizon_new = before is None and state.total_steps is not None
+                if state.total_steps != before and world.is_main:
+                    context.console.info(f"  {context.name}: {state.total_steps:,} steps fit into the limits")
                 is_last = state.step == state.total_steps
                 is_evaluated = evaluate is not None and (is_last or _is_due(state.step, options.eval_steps))
                 if evaluate is not None and is_evaluated:

@@ -6,6 +6,7 @@ on from: so there is nothing else to remember but what has been said already.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import time
@@ -63,5 +64,8 @@ def tell(context: StageContext, finding: Finding) -> None:
     say(f"{context.name}: step {finding.step:,}: {what}")
     now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     event = {"time": now, "stage": context.name, "what": what, "step": finding.step, "kind": finding.kind}
-    with open(context.run_folder / "events.jsonl", "a", encoding="utf-8") as file:
+    with (
+        contextlib.suppress(OSError),  # a full disk is told by what would be lost
+        open(context.run_folder / "events.jsonl", "a", encoding="utf-8") as file,
+    ):
         file.write(json.dumps({**event, "severity": finding.severity}) + "\n")

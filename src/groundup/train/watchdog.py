@@ -22,7 +22,8 @@ from typing import TextIO
 from groundup.console import duration
 from groundup.errors import EXIT_FAILED
 
-USUAL_TIMES = 20  # a step may take so many times the usual one, where that is more than the limit
+USUAL_TIMES = 20  # a step may take so many times the usual one, where that is more than the limit,
+LONGEST_TIMES = 3  # or so many times the longest of the last ones: a rollout, an evaluation, a checkpoint between them
 FIRST_TIMES = 3  # the first step compiles and allocates
 HARD_TIMES = 3  # limits until a launcher gets the process back
 LOOKS = 20  # per limit
@@ -36,6 +37,7 @@ PHASES = {
     "rewind": "going back to a checkpoint",
     "evaluate": "the evaluation",
 }
+PATIENCE = {"the evaluation": 6, "saving a checkpoint": 2}  # times more until the end: they have no usual length yet
 
 
 class Watchdog:
@@ -85,7 +87,9 @@ class Watchdog:
         assert self.limit_seconds is not None
         if self._is_first:
             return FIRST_TIMES * self.limit_seconds
-        return max(self.limit_seconds, USUAL_TIMES * median(self._times)) if self._times else self.limit_seconds
+        times = list(self._times)
+        usual = max(USUAL_TIMES * median(times), LONGEST_TIMES * max(times)) if times else 0.0
+        return max(self.limit_seconds, usual)
 
     # ------------------------------------------------------------ the thread
 
@@ -99,17 +103,21 @@ class Watchdog:
             if waited > allowed and told != began:
                 told = began
                 self._tell(waited)
-            if waited > HARD_TIMES * allowed and self.is_launched:
+            patience = HARD_TIMES * allowed * PATIENCE.get(self._phase(), 1)
+            if waited > patience and self.is_launched:
                 self.warn(f"no step for {duration(waited)}: ended, so that the launcher starts it again")
                 self.end(EXIT_FAILED)
                 return
 
     def _tell(self, waited: float) -> None:
-        phase = phase_of(sys._current_frames().get(self._main))
+        phase = self._phase()
         where = "; the stacks of all threads are in run.log" if self.log is not None else ""
         self.warn(f"a step has taken {duration(waited)} so far, in {phase}{where}")
         with contextlib.suppress(OSError, ValueError):  # a full disk, a log that is closed: the run goes on
             faulthandler.dump_traceback(self.log or sys.stderr, all_threads=True)
+
+    def _phase(self) -> str:
+        return phase_of(sys._current_frames().get(self._main))
 
     def _arm(self, seconds: float) -> None:
         with contextlib.suppress(OSError, ValueError, RuntimeError):
