@@ -186,6 +186,7 @@ class Helpers:
         self.size, self.threads = size, max(1, cores() // size)
         self._lock = threading.Lock()
         self._meeting: Meeting | None = None
+        self._folder = tempfile.TemporaryDirectory(prefix="groundup-")
         self._lost: str | None = None
         environment = {**os.environ, "OMP_NUM_THREADS": str(self.threads)}
         with open(log, "a") as said:
@@ -222,26 +223,26 @@ class Helpers:
     @contextmanager
     def called(self, message: Mapping[str, Any]) -> Iterator[Team]:
         """Let the helpers run a stage; whatever ends it here ends it there."""
-        with tempfile.TemporaryDirectory(prefix="groundup-") as folder:
-            meeting = Meeting.open(self.size)
-            rendezvous = str(Path(folder) / "rendezvous")
-            whole = {**message, "threads": self.threads, "meeting": meeting.path, "rendezvous": rendezvous}
+        meeting = Meeting.open(self.size)
+        # one for all stages: torch's process group stays, and meets there whenever it makes another group
+        rendezvous = str(Path(self._folder.name) / "rendezvous")
+        whole = {**message, "threads": self.threads, "meeting": meeting.path, "rendezvous": rendezvous}
+        with self._lock:
+            self._meeting = meeting
+        try:
+            if self._lost is not None:
+                raise PeerLost(self._lost, exit_code=EXIT_FAILED)
+            for process in self._processes:
+                assert process.stdin is not None
+                _send(process.stdin, whole)
+            yield Team(0, self.size, self.threads, meeting, rendezvous)
+        except BaseException:
+            self.close()
+            raise
+        finally:
             with self._lock:
-                self._meeting = meeting
-            try:
-                if self._lost is not None:
-                    raise PeerLost(self._lost, exit_code=EXIT_FAILED)
-                for process in self._processes:
-                    assert process.stdin is not None
-                    _send(process.stdin, whole)
-                yield Team(0, self.size, self.threads, meeting, rendezvous)
-            except BaseException:
-                self.close()
-                raise
-            finally:
-                with self._lock:
-                    self._meeting = None
-                meeting.close()
+                self._meeting = None
+            meeting.close()
 
     def close(self) -> None:
         """End them at once: they hold nothing that is worth keeping."""
@@ -250,6 +251,7 @@ class Helpers:
         for process in self._processes:
             process.wait()
         leave_process_group()
+        self._folder.cleanup()
 
 
 def _send(stream: IO[str], message: Mapping[str, Any]) -> None:
