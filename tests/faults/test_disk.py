@@ -132,7 +132,7 @@ def test_checkpoints_that_vanish_while_one_is_written(attempts: Attempts, whole:
     """In the backward pass of step 5, with the checkpoint of step 3 half on its way to a slow disk."""
     run = tmp_path / "run"
     move = f"mv {run}/base/checkpoints {run}/base/elsewhere"
-    assert attempts.run(run, command_at=("torch.Tensor.backward", 9, move), slow_saves=0.1) == 0
+    assert attempts.run(run, command_at=("torch.Tensor.backward", 9, move), slow_saves=0.06) == 0
     assert "the folder of the checkpoints was removed; it is made anew with checkpoint-3" in said(run)
     assert_same_run(run, whole)
 

@@ -172,6 +172,13 @@ def test_checkpoints_need_disk_only_while_their_stage_trains(machine: Machine) -
     assert disk_peak([(10, 8), (3, 0), (9, 9)]) == 14  # 10, 2 + 3, 5 + 9
 
 
+def test_milestones_need_disk_for_good(machine: Machine) -> None:
+    marked = SimpleNamespace(**vars(PRETRAIN), milestone_steps=30)
+    base, found = (estimate_stage("pretrain", one, Facts(machine, model=SHAPE)) for one in (PRETRAIN, marked))
+    assert found.disk_bytes - base.disk_bytes == 3 * 12.0 * SHAPE.parameters()  # of steps 30, 60 and 90
+    assert found.passing_disk_bytes == base.passing_disk_bytes
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_estimate_is_positive_and_ordered(kind: str, machine: Machine) -> None:
     found = estimate_stage(kind, SimpleNamespace(tasks=["verifiable", "humaneval", "bits_per_byte"]), Facts(machine))

@@ -172,20 +172,25 @@ def _training(kind: str, settings: Any, facts: Facts, *, passes: float, rows_per
         START_SECONDS["train"] + steps * each,
         facts,
         memory_bytes=memory + (passes - 1) * flops.WEIGHT_BYTES * model.parameters(),
-        **_disk_of_training(settings, model, optimizer),
+        **_disk_of_training(settings, model, optimizer, steps),
         flops=work,
         tokens=tokens,
     )
 
 
 def _disk_of_training(
-    settings: Any, model: ModelConfig, optimizer: str, *, trained_models: float = 1.0
+    settings: Any, model: ModelConfig, optimizer: str, steps: float, *, trained_models: float = 1.0
 ) -> dict[str, float]:
-    """The checkpoints of all trained models, and the model folder, for which they go unless `keep_checkpoints`."""
+    """The checkpoints of all trained models, and the model folder, for which they go unless `keep_checkpoints`.
+
+    Milestones (every `milestone_steps`) stay.
+    """
     limit = int(_get(settings, "save_total_limit", 2))
     checkpoints = trained_models * flops.checkpoints_bytes(model, optimizer, limit)
+    every = _get(settings, "milestone_steps", None)
+    milestones = steps // int(every) * trained_models * flops.checkpoint_bytes(model, optimizer) if every else 0.0
     return {
-        "disk_bytes": checkpoints + flops.WEIGHT_BYTES * model.parameters(),
+        "disk_bytes": checkpoints + milestones + flops.WEIGHT_BYTES * model.parameters(),
         "passing_disk_bytes": 0.0 if _get(settings, "keep_checkpoints", False) else checkpoints,
     }
 
@@ -251,7 +256,8 @@ def _ppo(settings: Any, facts: Facts) -> Estimate:
     is_bf16 = facts.machine.dtype(_get(settings, "bf16", "auto")) == "bfloat16"
     memory = trained_models * flops.training_memory_bytes(model, batch * length, optimizer, is_bf16=is_bf16)
     memory += 2 * flops.WEIGHT_BYTES * model.parameters() - flops.PROCESS_BYTES
-    disk = _disk_of_training(settings, model, optimizer, trained_models=trained_models)
+    steps = epochs * episodes / batch * float(_get(settings, "num_mini_batches", 4))
+    disk = _disk_of_training(settings, model, optimizer, steps, trained_models=trained_models)
     return _spread("ppo", seconds, facts, memory_bytes=memory, **disk, flops=work, tokens=tokens)
 
 
