@@ -81,15 +81,18 @@ def test_the_rows_of_a_step_are_cut_so_that_all_have_their_share(
 
 def test_auto_uses_processes_where_they_pay(recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("groundup.workflow.processes.cores", lambda: 4)
+    monkeypatch.setattr("groundup.workflow.processes.available_memory_bytes", lambda: 11e9)
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
 
-    def number(seconds: float | None, *settings: str) -> int:
+    def number(seconds: float | None, *settings: str, memory: float = 1e9) -> int:
         words = ["base.sequence_len=64", "base.micro_batch_size=64", *settings]
-        return processes_for(load_recipe(str(recipe), words).stages["base"], None, seconds)
+        plan = {"seconds": seconds, "memory_bytes": memory}
+        return processes_for(load_recipe(str(recipe), words).stages["base"], None, plan)
 
     assert number(600) == 4
     assert number(5) == number(None) == 1, "over before the others have started"
     assert number(600, "base.micro_batch_size=32") == 2, "too few tokens for four"
+    assert number(600, memory=7e9) == 2, "8.8 GB for 7, and 1.75 for each more"
     assert number(1, "base.dp_shard_size=2", "base.tensor_parallel_size=2") == 4, "what the recipe's layout needs"
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     assert number(600) == 1, "the person wants one core to be used"

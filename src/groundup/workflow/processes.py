@@ -22,7 +22,7 @@ from typing import IO, Any
 
 from groundup.artifacts import StageContext, read_json
 from groundup.console import Console
-from groundup.environment import cores
+from groundup.environment import available_memory_bytes, cores
 from groundup.errors import EXIT_FAILED, Problem, UserError
 from groundup.meeting import Meeting, PeerLost
 from groundup.recipe import Stage, settings_data
@@ -31,6 +31,7 @@ from groundup.workflow.torchrun import Group, leave_process_group
 
 TOGETHER = ("pretrain", "sft", "reward", "dpo")  # what may train in several processes; ppo: issue 5
 WORTH_SECONDS = 20.0  # a stage that takes less is over before helpers (2 s of a core each) have paid for themselves
+MEMORY_SHARE = 0.8  # of what is free may be planned for
 TOKENS_EACH = 1024  # of a step: with fewer, products become small and slow
 MODEL_SIZES = ("tensor_parallel_size", "pipeline_parallel_size", "context_parallel_size")
 LAYOUT = ("dp_replicate_size", "dp_shard_size", *MODEL_SIZES)
@@ -48,8 +49,8 @@ def parse_processes(text: str) -> int | None:
     raise UserError(f"--processes takes a number or auto, not '{text}'", fix="--processes auto")
 
 
-def processes_for(stage: Stage, wanted: int | None, seconds: float | None) -> int:
-    """In how many processes a stage trains. `wanted` None: as many as pay, `seconds` is what it would take alone.
+def processes_for(stage: Stage, wanted: int | None, plan: Mapping[str, Any]) -> int:
+    """In how many processes a stage trains. `wanted` None: as many as pay; `plan` is what it would take alone.
 
     One process a core where rows, tokens and memory are enough for all; as many as the recipe's layout needs.
     """
@@ -61,12 +62,16 @@ def processes_for(stage: Stage, wanted: int | None, seconds: float | None) -> in
     needed = math.prod(int(getattr(settings, name) or 1) for name in LAYOUT)
     if needed > 1:
         return needed
-    if (seconds or 0.0) < WORTH_SECONDS or _has_gpu():
+    if (plan.get("seconds") or 0.0) < WORTH_SECONDS or _has_gpu():
         return 1
     threads = os.environ.get("OMP_NUM_THREADS", "")
     rows = settings.micro_batch_size * settings.gradient_accumulation_steps
     most = min(cores(), int(rows), int(rows * settings.sequence_len) // TOKENS_EACH)
-    return max(1, min(most, int(threads)) if threads.isdigit() else most)
+    if threads.isdigit():
+        most = min(most, int(threads))
+    if alone := plan.get("memory_bytes"):  # each more adds gradients: a quarter of weights, gradients and moments
+        most = min(most, 1 + int(4 * (MEMORY_SHARE * available_memory_bytes() / alone - 1)))
+    return max(1, most)
 
 
 def _has_gpu() -> bool:
@@ -75,12 +80,12 @@ def _has_gpu() -> bool:
     return torch.cuda.is_available()
 
 
-def planned_seconds(run_folder: Path, stage: str) -> float | None:
-    """What the plan of this run foretold for a stage."""
+def plan_of(run_folder: Path, stage: str) -> dict[str, Any]:
+    """What the plan of this run foretold for a stage: seconds, memory_bytes."""
     try:
-        return float(read_json(run_folder / "plan.json")["stages"][stage]["seconds"])
+        return dict(read_json(run_folder / "plan.json")["stages"][stage])
     except (OSError, UserError, KeyError, TypeError, ValueError):
-        return None
+        return {}
 
 
 def share_micro_batches(micro_batch_size: int, accumulation: int, processes: int) -> tuple[int, int]:
@@ -132,7 +137,7 @@ class Processes:
             return self.group.size if stage.kind.name in TOGETHER else 1
         if self.wanted is None and before is not None and before <= cores():
             return before
-        return processes_for(stage, self.wanted, planned_seconds(run_folder, stage.name))
+        return processes_for(stage, self.wanted, plan_of(run_folder, stage.name))
 
     def problems(self, stages: Sequence[Stage]) -> list[Problem]:
         """What of these stages cannot be run in the processes that torchrun started."""
