@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import random
 import signal
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -168,14 +170,17 @@ def trained(
     *,
     micro_batch_size: int = 2,
     kill: tuple[int, int] | None = None,
+    kill_after: tuple[int, float] | None = None,
     **changes: Any,
 ) -> list[Any]:
     """Train in `size` processes in `folder`; by rank: what came of it. The model is kept in `weights.pt`.
 
-    `kill`: (rank, step) at which a process is killed.
+    `kill`: (rank, step) at which a process is killed; `kill_after`: (rank, seconds), wherever it is then.
     """
 
     def work(rank: int, meeting: Meeting) -> Any:
+        if kill_after is not None and kill_after[0] == rank:
+            threading.Timer(kill_after[1], os.kill, (os.getpid(), signal.SIGKILL)).start()
         own = folder if rank == 0 else folder / f".scratch-{rank}"
         own.mkdir(parents=True, exist_ok=True)
         stop, common = StopRequest(), None if rank == 0 else folder
@@ -246,6 +251,23 @@ def test_the_same_number_of_processes_gives_the_same_bits_also_after_kills(shard
     assert trained(tmp_path / "killed", shards, 2, **settings) == [12, "helped"]
     assert difference(tmp_path / "killed", tmp_path / "whole") == 0
     assert trace(tmp_path / "killed", "step", "loss") == trace(tmp_path / "whole", "step", "loss")
+
+
+def test_kills_at_random_moments_change_no_bit(shards: Path, tmp_path: Path) -> None:
+    settings = {"optimizer": "muon", "save_steps": 2, "max_steps": 40}
+    started = time.monotonic()
+    trained(tmp_path / "whole", shards, 2, **settings)
+    seconds, chance, killed = time.monotonic() - started, random.Random(3), 0
+    for _ in range(8):
+        rank = chance.randrange(2)
+        results = trained(tmp_path / "run", shards, 2, kill_after=(rank, chance.uniform(0, seconds / 2)), **settings)
+        killed += results[rank] == -signal.SIGKILL
+        if results[0] == 40:
+            break
+    assert killed
+    assert trained(tmp_path / "run", shards, 2, **settings) == [40, "helped"]
+    assert difference(tmp_path / "run", tmp_path / "whole") == 0
+    assert trace(tmp_path / "run", "step", "loss") == trace(tmp_path / "whole", "step", "loss")
 
 
 @pytest.mark.parametrize(("first", "then"), [(2, 1), (1, 2), (3, 2)])
