@@ -20,13 +20,13 @@ from typing import Any
 from groundup.console import Console
 from groundup.errors import EXIT_FAILED, Stopped, UserError
 from groundup.meeting import Meeting, PeerLost
-from groundup.stopping import listening_for_signals
+from groundup.stopping import StopRequest, listening_for_signals
 from groundup.team import Team
 from groundup.workflow.worker import help_with
 
 CONNECT_SECONDS = 600.0  # for all processes to be there, after torchrun has started them
 POLL_SECONDS = 0.2
-GOODBYE_SECONDS = 10.0
+GOODBYE_SECONDS = 5.0
 
 
 class Group:
@@ -117,25 +117,32 @@ def help_main() -> int:
     try:
         with listening_for_signals() as stop:
             group = Group.from_environment(Console(quiet=True))
-            while "end" not in (message := _from_main(group)):
-                meeting = Meeting.join(message["meeting"], rank, group.size) if message["meeting"] else None
-                with telling_lost_peers(group.size):
-                    try:
-                        help_with(message, Team(rank, group.size, None, meeting), stop)
-                    except Exception as error:
-                        if meeting is not None and not isinstance(error, Stopped | PeerLost):
-                            meeting.fail(rank, f"{type(error).__name__}: {error}")
-                        raise
-                if meeting is not None:
-                    meeting.close()
-            group.store.set(f"goodbye/{rank}", "1")
-            leave_process_group()
-            return int(message["end"])
+            try:
+                while "end" not in (message := _from_main(group)):
+                    _help(group, message, stop)
+                return int(message["end"])
+            finally:
+                with suppress(Exception):  # the main process, and its store, may be gone
+                    group.store.set(f"goodbye/{rank}", "1")
+                leave_process_group()
     except UserError as error:
         print(f"process {rank}: {error}", file=sys.stderr, flush=True)
         return error.exit_code
     except Stopped as stopped:
         return stopped.exit_code
+
+
+def _help(group: Group, message: Mapping[str, Any], stop: StopRequest) -> None:
+    meeting = Meeting.join(message["meeting"], group.rank, group.size) if message["meeting"] else None
+    try:
+        with telling_lost_peers(group.size):
+            help_with(message, Team(group.rank, group.size, None, meeting), stop)
+    except Exception as error:
+        if meeting is not None and not isinstance(error, Stopped | PeerLost):
+            meeting.fail(group.rank, f"{type(error).__name__}: {error}")
+        raise
+    if meeting is not None:
+        meeting.close()
 
 
 def _from_main(group: Group) -> dict[str, Any]:
