@@ -12,7 +12,8 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-Source = Callable[[str], Tensor]  # a parameter's name -> the whole tensor, on the CPU
+Part = tuple[slice, ...]  # a block of a tensor
+Source = Callable[[str, Part], Tensor]  # a parameter's name, and which part of it -> that part, on the CPU
 Model = TypeVar("Model", bound=nn.Module)
 
 
@@ -30,10 +31,23 @@ def source_of(model: nn.Module) -> Source | None:
     return source
 
 
-def fill(model: nn.Module, device: str | torch.device, keep: Callable[[Tensor, Tensor], None] | None = None) -> None:
-    """Give a deferred model its numbers, tensor by tensor; nothing happens to one that has them.
+def whole_of(tensor: Tensor) -> Part:
+    return tuple(slice(0, size) for size in tensor.shape)
 
-    `keep(parameter, whole)` copies into a parameter (on `device`) what it holds of the whole tensor; None: all of it.
+
+def same(tensor: Tensor) -> Tensor:
+    return tensor
+
+
+def fill(
+    model: nn.Module,
+    device: str | torch.device,
+    own_part: Callable[[Tensor], Part] = whole_of,
+    local: Callable[[Tensor], Tensor] = same,
+) -> None:
+    """Give a deferred model its numbers on `device`, tensor by tensor; nothing happens to one that has them.
+
+    Of sharded parameters, `own_part` says which part of the whole this process holds, and `local` is the memory for it.
     """
     source = source_of(model)
     if source is None:
@@ -42,7 +56,4 @@ def fill(model: nn.Module, device: str | torch.device, keep: Callable[[Tensor, T
     del model.__dict__["_source"]
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            if keep is None:
-                parameter.copy_(source(name))
-            else:
-                keep(parameter, source(name))
+            local(parameter).copy_(source(name, own_part(parameter)))

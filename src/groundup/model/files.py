@@ -24,7 +24,7 @@ from groundup.artifacts import disk_error, read_json, sync_folder, write_json
 from groundup.errors import Problem, UserError
 from groundup.model.config import ModelConfig
 from groundup.model.decoder import Decoder
-from groundup.model.deferred import defer
+from groundup.model.deferred import Part, defer, whole_of
 from groundup.model.sharded_files import INDEX, is_sharded, write_sharded, writes_here
 from groundup.model.tensor_files import write_safetensors
 
@@ -71,9 +71,9 @@ def load_deferred(folder: Path | str, dtype: torch.dtype = torch.float32) -> Dec
     config = load_config(folder)
     files: dict[str, Path] = {}
 
-    def read(name: str) -> Tensor:
+    def read(name: str, part: Part) -> Tensor:
         with safetensors.safe_open(files[name], framework="pt") as file:
-            tensor: Tensor = file.get_tensor(name)
+            tensor: Tensor = file.get_slice(name)[part]
         return tensor.to(dtype)
 
     model = defer(lambda: Decoder(config), read)
@@ -84,8 +84,10 @@ def load_deferred(folder: Path | str, dtype: torch.dtype = torch.float32) -> Dec
                 files[name] = path
                 found[name] = torch.empty(file.get_slice(name).get_shape(), device="meta")
     pair = ("lm_head.weight", "model.embed_tokens.weight")
-    if all(name in found for name in pair) and config.tie_word_embeddings and torch.equal(*map(read, pair)):
-        del found[pair[0]]
+    if config.tie_word_embeddings and all(name in found for name in pair):
+        head, embedding = (read(name, whole_of(found[name])) for name in pair)
+        if torch.equal(head, embedding):
+            del found[pair[0]]
     check_fits({name: parameter.shape for name, parameter in model.named_parameters()}, found, folder)
     return model
 

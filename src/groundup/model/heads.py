@@ -53,7 +53,9 @@ class ScalarModel(nn.Module):
             shape = torch.Size((1, decoder.config.hidden_size))
             return defer(
                 lambda: cls(decoder.config),
-                lambda name: normal(shape, std, seed, name) if name == "score.weight" else source(name),
+                lambda name, part: (
+                    normal(shape, std, seed, name)[part] if name == "score.weight" else source(name, part)
+                ),
             )
         with torch.device("meta"):
             result = cls(decoder.config)

@@ -53,7 +53,9 @@ def initial_weight(config: ModelConfig, name: str, shape: torch.Size, seed: int)
 def new_decoder(config: ModelConfig, seed: int, *, deferred: bool = False) -> Decoder:
     """A decoder with initial weights; `deferred`: made when it is filled, see deferred.py."""
     if deferred:
-        model = defer(lambda: Decoder(config), lambda name: initial_weight(config, name, shapes[name], seed))
+        model = defer(
+            lambda: Decoder(config), lambda name, part: initial_weight(config, name, shapes[name], seed)[part]
+        )
         shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
         return model
     model = Decoder(config)

@@ -45,6 +45,7 @@ from groundup.train.samples import SamplePrompt, write_samples
 from groundup.train.settings import DpoSettings
 from groundup.train.sft import stop_ids
 from groundup.train.whole import model_to_train, prepare_early, whole_model
+from groundup.train.world import World
 
 SAMPLES_SHOWN = 4
 MEASURED_PAIRS = 256  # of the trained pairs, for the numbers at the end
@@ -136,17 +137,29 @@ def completions(model: Decoder, batch: Any) -> tuple[Completions, Completions]:
 
 
 def with_reference(
-    model: Decoder, pairs: Sequence[EncodedPair], micro_batch_size: int, pad_id: int, dtype: str
+    model: Decoder,
+    pairs: Sequence[EncodedPair],
+    micro_batch_size: int,
+    pad_id: int,
+    dtype: str,
+    world: World | None = None,
 ) -> list[ReferencedPair]:
-    """Every pair with the log-probabilities that `model`, as it is now, gives its answers."""
-    found = []
-    for part in parts([ReferencedPair(pair, 0.0, 0.0) for pair in pairs], micro_batch_size):
+    """Every pair with the log-probabilities that `model`, as it is now, gives its answers; each process has a share."""
+    if not pairs:
+        return []
+    world = world or World()
+    found = [0.0] * (2 * len(pairs))  # chosen and rejected, pair by pair
+    batches = parts(list(range(len(pairs))), micro_batch_size)
+    for batch, is_counted in world.share(batches):
+        some = [ReferencedPair(pairs[index], 0.0, 0.0) for index in batch]
         device = device_of(model)
         with torch.no_grad(), autocast(dtype, device):
-            chosen, rejected = completions(model, to_device(pair_batch(part, pad_id), device))
-        values = zip(part, chosen.logps.tolist(), rejected.logps.tolist(), strict=True)
-        found += [ReferencedPair(row.pair, c, r) for row, c, r in values]
-    return found
+            chosen, rejected = completions(model, to_device(pair_batch(some, pad_id), device))
+        for index, c, r in zip(batch, chosen.logps.tolist(), rejected.logps.tolist(), strict=True):
+            if is_counted:
+                found[2 * index : 2 * index + 2] = c, r
+    found = world.sum(*found)  # of the others it is 0
+    return [ReferencedPair(pair, *found[2 * index : 2 * index + 2]) for index, pair in enumerate(pairs)]
 
 
 # ---------------------------------------------------------------- the stage
@@ -180,8 +193,8 @@ def run(settings: DpoSettings, context: StageContext) -> StageResult:
     prompts = _sample_prompts(settings, tokenizer, held_out.rows or loaded.rows)
     shown_tokens = {"max_new_tokens": settings.sample_tokens}
     write_samples(whole_model(model, context), tokenizer, prompts, context, "before", **shown_tokens)
-    prepare_early(model, options, context)  # the reference's numbers come from the model as it will be trained
-    sizes = (settings.micro_batch_size, tokenizer.pad_id, options.dtype)
+    world = prepare_early(model, options, context)  # the reference's numbers come from the model as it will be trained
+    sizes = (settings.micro_batch_size, tokenizer.pad_id, options.dtype, world)
     objective = PreferPairs(with_reference(model, pairs, *sizes), order, settings, tokenizer.pad_id)
     held_out_pairs = encode_pairs(tokenizer, held_out.rows, held_out.weights, settings.sequence_len).pairs
     held_out_objective = PreferPairs(with_reference(model, held_out_pairs, *sizes), order, settings, tokenizer.pad_id)

@@ -26,7 +26,7 @@ from groundup.train.objective import Objective
 from groundup.train.optim import trained_parameters
 from groundup.train.options import TrainOptions
 from groundup.train.parallel import parallelize
-from groundup.train.parts import keep_own_part, local
+from groundup.train.parts import local, own_part
 from groundup.train.pipeline import Pipeline
 from groundup.train.world import StepSums, World
 
@@ -98,7 +98,7 @@ class MeshWorld(World):
             shape = (self.size // self.contexts, self.contexts)
             row = init_device_mesh(self.mesh.device_type, shape, mesh_dim_names=("row", "context"))["context"]
         self.pipeline = parallelize(model, self.mesh, self.layout, self.options, row)
-        fill(model, self.device, keep_own_part)
+        fill(model, self.device, own_part, local)
         model.to(self.device)
         mark_sharded(model, self._stage_ranks())
         roots: list[nn.Module] = [model, *(self.pipeline.stages if self.pipeline is not None else ())]

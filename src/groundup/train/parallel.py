@@ -228,7 +228,8 @@ def _pad_rows(trunk: Trunk, size: int) -> None:
         for name in fill.keys() & others.keys() if missing else ():
             if others[name] is not None:
                 others[name] = nn.functional.pad(others[name], (0, missing), value=fill[name])
-        return whole(nn.functional.pad(input_ids, (0, missing)), **others)[:, :T]
+        hidden = whole(nn.functional.pad(input_ids, (0, missing)), **others)
+        return hidden[:, :T].clone()  # not a view: FSDP2 hangs its hooks on what comes out
 
     trunk.forward = forward  # type: ignore[method-assign]
 

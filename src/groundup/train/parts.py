@@ -11,11 +11,6 @@ def local(tensor: Tensor) -> Tensor:
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
-def keep_own_part(parameter: Tensor, whole: Tensor) -> None:
-    """Copy this process's part of the whole tensor into a (sharded) parameter."""
-    local(parameter).copy_(whole[own_part(parameter)])
-
-
 def own_part(tensor: Tensor) -> tuple[slice, ...]:
     """The block of the whole tensor that `local(tensor)` is.
 

@@ -14,6 +14,7 @@ from groundup.model.files import load_deferred, load_model
 from groundup.model.sharded_files import is_sharded
 from groundup.train.options import TrainOptions
 from groundup.train.start import open_world, will_shard
+from groundup.train.world import World
 
 WHOLE_PARAMETERS_AT_MOST = 3_000_000_000  # of a copy that the main process reads to write samples with
 
@@ -27,10 +28,13 @@ def model_to_train(folder: Path, options: TrainOptions, context: StageContext) -
     return model
 
 
-def prepare_early(model: Decoder, options: TrainOptions, context: StageContext) -> None:
-    """Share a model that is measured before its training; `train` takes it as it is then."""
-    if will_shard(options, context.team):
-        open_world(options, context.team).prepare(model)
+def prepare_early(model: Decoder, options: TrainOptions, context: StageContext) -> World:
+    """Lay out a model that is measured before its training (`train` takes it as it is then), and who measures it."""
+    if not will_shard(options, context.team):
+        return World()
+    world = open_world(options, context.team)
+    world.prepare(model)
+    return world
 
 
 def whole_model(model: Decoder, context: StageContext, saved: Path | None = None) -> Decoder | None:
