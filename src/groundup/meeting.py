@@ -16,9 +16,11 @@ import json
 import mmap
 import os
 import struct
+import subprocess
 import tempfile
 import threading
 import time
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -45,13 +47,10 @@ def shared_file(size: int) -> tuple[int, str]:
     /dev/shm. Else a file in the temporary folder, to be removed with `forget` once all have opened it. UserError where
     there is no room.
     """
-    if hasattr(os, "memfd_create"):
-        descriptor = os.memfd_create("groundup", os.MFD_CLOEXEC)
-        path = f"/proc/{os.getpid()}/fd/{descriptor}"
+    if hasattr(os, "memfd_create") and _others_can_open():
+        descriptor, path = _nameless()
         os.ftruncate(descriptor, size)
-        if Path(path).exists():
-            return descriptor, path
-        os.close(descriptor)
+        return descriptor, path
     descriptor, path = tempfile.mkstemp(prefix="groundup-")
     try:
         os.posix_fallocate(descriptor, 0, size) if hasattr(os, "posix_fallocate") else os.ftruncate(descriptor, size)
@@ -65,6 +64,23 @@ def shared_file(size: int) -> tuple[int, str]:
             exit_code=EXIT_FAILED,
         ) from error
     return descriptor, path
+
+
+def _nameless() -> tuple[int, str]:
+    descriptor = os.memfd_create("groundup", os.MFD_CLOEXEC)
+    return descriptor, f"/proc/{os.getpid()}/fd/{descriptor}"
+
+
+@cache
+def _others_can_open() -> bool:
+    """Whether another process can open a file without a name: some containers and sandboxes do not let it."""
+    descriptor, path = _nameless()
+    try:
+        return subprocess.run(["/bin/sh", "-c", 'exec 3<>"$0"', path], stderr=subprocess.DEVNULL).returncode == 0
+    except OSError:
+        return False
+    finally:
+        os.close(descriptor)
 
 
 def forget(path: str) -> None:
@@ -99,8 +115,9 @@ class Meeting:
     def join(cls, path: str, rank: int, size: int) -> Meeting:
         try:
             descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-        except FileNotFoundError:
-            raise PeerLost("the main process has ended before training began", exit_code=EXIT_FAILED) from None
+        except OSError as error:
+            what = f"the main process's shared memory cannot be opened ({error.strerror}); it may have ended"
+            raise PeerLost(what, exit_code=EXIT_FAILED) from error
         return cls(descriptor, path, rank, size)
 
     # ------------------------------------------------ talking
@@ -125,6 +142,8 @@ class Meeting:
                 time.sleep(min(LONGEST_SLEEP, 20e-6 + (now - began) / 16))
         with self._fence:
             pass
+        if self._count == 1 and self.rank == 0:
+            forget(self.path)  # all have it open
 
     def exchange(self, value: Any) -> list[Any]:
         """What every process gave, by rank. Values are JSON; floats arrive as they were."""

@@ -122,8 +122,7 @@ def test_shared_memory_leaves_no_file_behind(monkeypatch: pytest.MonkeyPatch, tm
         meeting.barrier()
         return bytes(block[:2]), len(list(tmp_path.iterdir()))
 
-    named = 1  # of the meeting itself, which `in_processes` still holds
-    assert in_processes(2, work) == [(bytes([7, 8]), named)] * 2
+    assert in_processes(2, work) == [(bytes([7, 8]), 0)] * 2
     assert not list(tmp_path.iterdir())
 
 
