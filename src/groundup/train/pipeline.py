@@ -72,7 +72,7 @@ class Stage(nn.Module):
             if targets is None:
                 return x
             loss, _ = cross_entropy_sum(x, self, targets, (targets != NOT_TRAINED).float())  # type: ignore[arg-type]
-            return (loss * self.loss_scale).reshape(1)
+            return torch.stack([loss * self.loss_scale])
 
 
 def cut_into_stages(decoder: Decoder, mesh: DeviceMesh, layout: Layout) -> Pipeline:
