@@ -12,13 +12,15 @@ from typing import Any
 
 from groundup.train.objective import Objective
 
-WORTH_SHARE = 0.005  # of a step: below, waiting for the data costs less than a thread that competes for the cores
+# Of a step. On a CPU a thread takes from the same cores what it saves: at 6 % the wait went from 0.41 to 0.06 ms and
+# the step from 6.6 to 6.9 ms. It pays where the wait is for a disk.
+WORTH_SHARE = 0.1
 
 
 class Ahead:
-    """`batches(number, following)` for `train_step`. The thread starts once the data has been seen to cost something.
+    """`batches(number, following)` for `train_step`. The thread starts once a step has been seen to wait for its data.
 
-    On a GPU it always does: the cores have nothing else to do.
+    On a GPU at once: the cores have nothing else to do.
     """
 
     def __init__(self, objective: Objective, model: Any, *, device: str = "cpu") -> None:
