@@ -124,7 +124,7 @@ class Processes:
             with self.group.called(message) as team:
                 yield settings, replace(context, team=team)
             return
-        if self.helpers is not None and self.helpers.size != size:
+        if self.helpers is not None and (self.helpers.size != size or self.helpers.is_lost):
             self.close()
         context.console.info(f"  {stage.name}: {size} processes")
         self.helpers = self.helpers or Helpers(size, context.run_folder / "run.log")
@@ -208,6 +208,11 @@ class Helpers:
             ]
         for rank, process in enumerate(self._processes, start=1):
             threading.Thread(target=self._listen, args=(rank, process), daemon=True).start()
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether one of them has ended or failed."""
+        return self._lost is not None
 
     def _listen(self, rank: int, process: subprocess.Popen[str]) -> None:
         """Pass on what goes wrong in a helper to whoever waits in the meeting."""

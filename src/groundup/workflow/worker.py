@@ -61,24 +61,24 @@ def main() -> int:
     spin_less()
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what a library prints must not be taken for an answer
-    with listening_for_signals((signal.SIGTERM,)) as stop:
-        for line in sys.stdin:
-            message = json.loads(line)
-            try:
+    try:
+        with listening_for_signals((signal.SIGTERM,)) as stop:
+            for line in sys.stdin:
+                message = json.loads(line)
                 meeting = Meeting.join(message["meeting"], rank, message["size"])
                 team = Team(rank, message["size"], message["threads"], meeting, message["rendezvous"])
                 help_with(message, team, stop)
                 meeting.close()
                 give_memory_back()
-            except Stopped as stopped:
-                return stopped.exit_code
-            except PeerLost as lost:
-                print(f"process {rank}: {lost}", file=sys.stderr, flush=True)
-                return lost.exit_code
-            except Exception as error:
-                traceback.print_exc()
-                print(json.dumps({"failed": f"{type(error).__name__}: {error}"}), file=answers, flush=True)
-                return 1
+    except Stopped as stopped:
+        return stopped.exit_code
+    except PeerLost as lost:  # they know
+        print(f"process {rank}: {lost}", file=sys.stderr, flush=True)
+        return lost.exit_code
+    except Exception as error:
+        traceback.print_exc()
+        print(json.dumps({"failed": f"{type(error).__name__}: {error}"}), file=answers, flush=True)
+        return 1
     return 0
 
 
