@@ -72,9 +72,33 @@ def test_a_stage_gives_the_same(
     two: Processes, inputs: Path, alone: dict[str, Any], kind: str, layout: dict[str, Any], tmp_path: Path
 ) -> None:
     """Three micro-batches for two processes: one of them has one that counts nothing."""
+    check_stage(two, inputs, alone, kind, layout, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("kind", "layout"),
+    [
+        ("pretrain", {**TENSOR, **PIPELINE}),
+        ("pretrain", {**SHARDED, **PIPELINE}),
+        ("dpo", {**SHARDED, **TENSOR}),
+        ("reward", {**SHARDED, **CONTEXT}),
+    ],
+    ids=["pretrain tp x pp", "pretrain fsdp x pp", "dpo fsdp x tp", "reward fsdp x cp"],
+)
+def test_four_processes_in_layouts_of_two_kinds(
+    four: Processes, inputs: Path, alone: dict[str, Any], kind: str, layout: dict[str, Any], tmp_path: Path
+) -> None:
+    check_stage(four, inputs, alone, kind, layout, tmp_path)
+
+
+def check_stage(
+    processes: Processes, inputs: Path, alone: dict[str, Any], kind: str, layout: dict[str, Any], tmp_path: Path
+) -> None:
+    """Metrics, samples and weights are those of the same stage in one process."""
     expected, folder = alone[kind]
-    metrics, nothing = two(run_stage, kind, str(inputs), str(tmp_path), layout)
-    assert nothing is None
+    metrics, *others = processes(run_stage, kind, str(inputs), str(tmp_path), layout)
+    assert not any(others)
     for name, value in expected.items():
         if name not in OF_TIME:
             assert metrics[name] == pytest.approx(value, rel=1e-3, abs=1e-4), name
@@ -115,7 +139,7 @@ def test_sizes_that_do_not_fit_the_model_are_told_with_those_that_do() -> None:
     (problem,) = layout_problems(Layout(pipeline_parallel_size=4, pipeline_schedule="interleaved"), config)
     assert "8 groups of layers; the model has 6 layers" in problem.what
     assert problem.fix == "pipeline_parallel_size 3 or less"
-    (problem,) = layout_problems(Layout(pipeline_parallel_size=2, tensor_parallel_size=2), config)
+    (problem,) = layout_problems(Layout(context_parallel_size=2, tensor_parallel_size=2), config)
     assert "not combined" in problem.what
     assert layout_problems(Layout(dp_shard_size=7, tensor_parallel_size=4), config) == []
 

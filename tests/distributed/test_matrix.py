@@ -29,6 +29,10 @@ OF_FOUR = {
     "copies 2 x pp 2 interleaved": Layout(
         dp_replicate_size=2, pipeline_parallel_size=2, pipeline_schedule="interleaved"
     ),
+    "tp 2 x pp 2": Layout(tensor_parallel_size=2, pipeline_parallel_size=2),
+    "tp 2 x pp 2 interleaved": Layout(
+        tensor_parallel_size=2, pipeline_parallel_size=2, pipeline_schedule="interleaved"
+    ),
     "pp 4": Layout(pipeline_parallel_size=4),
 }
 QWEN3 = {"model_type": "qwen3", "qk_norm": True, "tie_word_embeddings": False}

@@ -77,13 +77,6 @@ def layout_problems(layout: Layout, config: ModelConfig) -> list[Problem]:
                 fix=f"pipeline_parallel_size {config.num_hidden_layers // layout.stages_per_process} or less",
             )
         )
-    if layout.pipeline_parallel_size > 1 and tensor > 1:
-        problems.append(
-            Problem(
-                "pipeline_parallel_size and tensor_parallel_size are not combined",
-                fix="use one of them together with dp_shard_size and dp_replicate_size",
-            )
-        )
     if layout.context_parallel_size > 1 and (tensor > 1 or layout.pipeline_parallel_size > 1):
         problems.append(
             Problem(

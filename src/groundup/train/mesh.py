@@ -128,14 +128,10 @@ class MeshWorld(World):
 
     def grad_norm(self, model: nn.Module) -> float:
         """Each process adds up what it holds; a part that several hold counts once."""
-        squares: dict[torch.device, list[Tensor]] = {}
-        for name, parameter in trained_parameters(model).items():
-            if parameter.grad is None:
-                continue
-            share = 1.0 / self._holders(name, parameter)
-            square = torch.linalg.vector_norm(local(parameter.grad), dtype=torch.float32) ** 2
-            squares.setdefault(square.device, []).append(square * share)
-        total = torch.stack([square for found in squares.values() for square in found]).double().sum()
+        trained = {name: one for name, one in trained_parameters(model).items() if one.grad is not None}
+        norms = torch._foreach_norm([local(one.grad) for one in trained.values()])  # type: ignore[arg-type]
+        holders = [self._holders(name, one) for name, one in trained.items()]
+        total = (torch.stack(norms).double().square() / torch.tensor(holders, device=norms[0].device)).sum()
         if "replicate" in (self.mesh.mesh_dim_names or ()):
             total = total / self.mesh["replicate"].size()
         dist.all_reduce(total)
@@ -195,4 +191,4 @@ class MeshWorld(World):
         dist.barrier()
 
     def close(self) -> None:
-        """Wait for the others; the group stays for what the stage does next (its export) and for the next stage."""
+        """Nothing to leave: the group stays for what the stage does next (its export) and for the next stage."""

@@ -19,14 +19,14 @@ from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distrib
 from torch.distributed.tensor.parallel import ColwiseParallel, ParallelStyle, RowwiseParallel, parallelize_module
 
 from groundup.errors import UserError
-from groundup.model.decoder import Decoder, Trunk, compute_dtype
+from groundup.model.decoder import Decoder, SplitHead, Trunk, compute_dtype
 from groundup.model.functions import rms_norm
 from groundup.model.heads import ScalarModel, scalar_values
 from groundup.train.context import split_rows
 from groundup.train.layout import Layout, layout_problems
 from groundup.train.options import TrainOptions
 from groundup.train.parts import local
-from groundup.train.pipeline import Pipeline, cut_into_stages
+from groundup.train.pipeline import Pipeline, Stage, cut_into_stages
 from groundup.train.speedups import speed_up
 from groundup.train.vocabulary import split_logprobs
 
@@ -51,7 +51,7 @@ def parallelize(
     axes = mesh.mesh_dim_names or ()
     pipeline = cut_into_stages(_one_decoder(model), mesh, layout) if "pipeline" in axes else None
     if "tensor" in axes:
-        split_matrices(model, mesh["tensor"])
+        split_matrices(model, mesh["tensor"], pipeline)
     if row is not None:
         split_rows(model.model, row)
     speed_up(model, options)
@@ -90,8 +90,8 @@ BLOCK_PLAN: dict[str, str] = {
 }
 
 
-def split_matrices(part: Decoder | ScalarModel, mesh: DeviceMesh) -> None:
-    """Split one model's matrices over the processes of `mesh`, its vocabulary included."""
+def split_matrices(part: Decoder | ScalarModel, mesh: DeviceMesh, pipeline: Pipeline | None = None) -> None:
+    """Split the matrices of a model, or of the layers that a pipeline left of it here, and its vocabulary."""
     trunk = part.model
     size = mesh.size()
 
@@ -106,14 +106,21 @@ def split_matrices(part: Decoder | ScalarModel, mesh: DeviceMesh) -> None:
     for block in trunk.layers.children():
         have = dict(block.named_modules())
         parallelize_module(block, mesh, {name: styles()[style] for name, style in BLOCK_PLAN.items() if name in have})
-    parallelize_module(trunk, mesh, {"embed_tokens": SplitEmbedding(), "norm": LocalNorm(gathers=True)})
-    _pad_rows(trunk, size)
+    ends: dict[str, ParallelStyle] = {"embed_tokens": SplitEmbedding(), "norm": LocalNorm(gathers=True)}
+    have = dict(trunk.named_children())  # of a pipeline's layers, only the first and the last have them
+    parallelize_module(trunk, mesh, {name: style for name, style in ends.items() if name in have})
     if isinstance(part, ScalarModel):
         parallelize_module(part, mesh, {"score": Replicated()})
         part.forward = partial(_values, part)  # type: ignore[method-assign]
+    if isinstance(part, Decoder) and part.lm_head is not None:
+        parallelize_module(part, mesh, {"lm_head": SplitRows()})
+    if pipeline is not None:
+        pipeline.tensor_size = size
+        for stage in pipeline.stages:
+            stage.tensor_size, stage.split_head = size, _split_head(stage, mesh)
+        return
+    _pad_rows(trunk, size)
     if isinstance(part, Decoder):
-        if part.lm_head is not None:
-            parallelize_module(part, mesh, {"lm_head": SplitRows()})
         part.split_head = _split_head(part, mesh)
 
 
@@ -234,9 +241,9 @@ def _pad_rows(trunk: Trunk, size: int) -> None:
     trunk.forward = forward  # type: ignore[method-assign]
 
 
-def _split_head(decoder: Decoder, mesh: DeviceMesh) -> Any:
+def _split_head(model: Decoder | Stage, mesh: DeviceMesh) -> SplitHead:
     def logprobs(hidden: Tensor, targets: Tensor, temperature: float) -> Tensor:
-        weight = decoder.head_weight
+        weight = model.head_weight
         assert isinstance(weight, DTensor)
         dtype = compute_dtype(weight)
         own = weight.to_local(grad_placements=(Shard(0),)).to(dtype)

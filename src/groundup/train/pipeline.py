@@ -20,7 +20,7 @@ from torch.distributed.fsdp import FSDPModule
 from torch.distributed.pipelining import PipelineStage, Schedule1F1B, ScheduleInterleaved1F1B
 
 from groundup.errors import UserError
-from groundup.model.decoder import Decoder
+from groundup.model.decoder import Decoder, SplitHead
 from groundup.model.logprobs import token_logprobs
 from groundup.model.loss import cross_entropy_sum
 from groundup.train.layout import Layout
@@ -45,7 +45,8 @@ class Stage(nn.Module):
         self.norm = trunk.norm if is_last else None
         self.lm_head = decoder.lm_head if is_last else None
         self.windows = {str(layer): trunk.windows[layer] for layer in layers}
-        self.split_head = None
+        self.tensor_size = 1  # processes that share the matrices, and between them the tokens of hidden states
+        self.split_head: SplitHead | None = None
         self._surroundings = trunk.surroundings
         self.loss_scale, self.dtype = 1.0, "float32"
 
@@ -60,7 +61,8 @@ class Stage(nn.Module):
         last stage and `targets` are given: the loss, scaled, as a tensor of one element.
         """
         with autocast(self.dtype, x.device.type):
-            rotation, masks = self._surroundings(x, None, document_ids, None)
+            rows = x if self.is_first else x.new_empty(x.shape[0], x.shape[1] * self.tensor_size)
+            rotation, masks = self._surroundings(rows, None, document_ids, None)
             if self.is_first:
                 assert self.embed_tokens is not None
                 x = self.embed_tokens(x)
@@ -109,6 +111,7 @@ class Pipeline:
         self.rank, self.size = mesh.get_local_rank("pipeline"), layout.pipeline_parallel_size
         self.group = mesh.get_group("pipeline")
         self.ranks = dist.get_process_group_ranks(self.group)  # in the whole world
+        self.tensor_size = 1
         self.ends = _ends(mesh) if decoder.config.tie_word_embeddings else None
         self._schedules: dict[Any, Any] = {}
 
@@ -124,6 +127,7 @@ class Pipeline:
                 fix="set pipeline_parallel_size: 1 and use dp_shard_size or tensor_parallel_size",
             )
         batch = _joined(share, document_mask=getattr(objective, "document_mask", True))
+        batch = {name: self._padded(name, value) for name, value in batch.items()}
         rows, T = batch["input_ids"].shape
         count = self._micro_batches(len(share), rows)
         for stage in self.stages:
@@ -164,7 +168,7 @@ class Pipeline:
             kind = torch.bfloat16 if is_gathered_in_bf16 else torch.float32  # autocast leaves the residual stream fp32
             # examples: their shapes, and whether they have a gradient, are what sender and receiver agree on
             ids = torch.empty(rows, T, dtype=torch.long, device=device)
-            hidden = torch.empty(rows, T, C, dtype=kind, device=device, requires_grad=True)
+            hidden = torch.empty(rows, T // self.tensor_size, C, dtype=kind, device=device, requires_grad=True)
             loss = torch.empty(1, device=device, requires_grad=True)
             total = self.layout.pipeline_stages
             made = [
@@ -186,6 +190,11 @@ class Pipeline:
             else:
                 self._schedules[key] = Schedule1F1B(made[0], **options)
         return self._schedules[key]
+
+    def _padded(self, name: str, rows: Tensor) -> Tensor:
+        """Rows `B, T` of a length that all processes which share matrices can take an equal part of."""
+        fill = {"input_ids": 0, "document_ids": -1, "targets": NOT_TRAINED}[name]
+        return nn.functional.pad(rows, (0, -rows.shape[1] % self.tensor_size), value=fill)
 
     def _sum_tied_gradients(self) -> None:
         embedding = self.decoder.model.embed_tokens
@@ -211,20 +220,23 @@ class Pipeline:
         assert not torch.is_grad_enabled(), "a pipeline is trained by forward_backward"
         device_type = input_ids.device.type
         dtype = "bfloat16" if torch.is_autocast_enabled(device_type) else "float32"
-        x, total = input_ids, self.layout.pipeline_stages
-        empty = torch.zeros(*input_ids.shape, self.decoder.config.hidden_size, device=input_ids.device)
+        x, total = self._padded("input_ids", input_ids), self.layout.pipeline_stages
+        documents = None if document_ids is None else self._padded("document_ids", document_ids)
+        shape = (len(x), x.shape[1] // self.tensor_size, self.decoder.config.hidden_size)
         for index in range(total):
             if index % self.size != self.rank:
                 continue
             stage = self.stages[index // self.size]
             stage.dtype = dtype
             if not stage.is_first:
-                x = empty.clone()
+                x = torch.empty(shape, device=input_ids.device)
                 dist.recv(x, self.ranks[(index - 1) % self.size], group=self.group)
-            x = stage(x, document_ids=document_ids)
+            x = stage(x, document_ids=documents)
             if not stage.is_last:
                 dist.send(x.float().contiguous(), self.ranks[(index + 1) % self.size], group=self.group)
-        return x if self.stages[-1].is_last else empty
+        if self.stages[-1].is_last:
+            return x[:, : input_ids.shape[1]]
+        return torch.zeros(*input_ids.shape, self.decoder.config.hidden_size, device=input_ids.device)
 
     def logprobs(self, hidden: Tensor, targets: Tensor, temperature: float) -> Tensor:
         """Of the last process, in all of them."""
