@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
+import pkgutil
 import signal
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -183,56 +184,51 @@ def test_rewind_goes_back_before_the_spike_and_leaves_its_batches_out_whenever_i
             assert [row[name] for row in rows] == [row[name] for row in trained(tmp_path / "whole")]
 
 
-class Killed(BaseException):
-    pass
-
-
 @pytest.mark.parametrize(
     ("function", "call"),
     [
-        ("groundup.train.checkpoint.Checkpoints.rewind", 1),  # before it
-        ("groundup.train.checkpoint_files.remove", 1),  # some of the later checkpoints are gone
-        ("groundup.train.checkpoint_files.finish", "after"),  # at the save that keeps what is left out
-        ("groundup.train.engine.keep_left_out", 2),  # after it
+        ("groundup.train.guards.batch_of", 1),  # the checkpoint is loaded, nothing has been said
+        ("groundup.train.metrics.MetricsFile.cut", 1),
+        ("os.rename", 1),  # among the later checkpoints that are removed, and the save that keeps what is left out
+        ("os.rename", 2),
+        ("os.rename", 4),
+        ("os.fsync", 1),
+        ("os.fsync", 3),
+        ("groundup.train.engine.keep_left_out", 1),
     ],
 )
-def test_a_kill_while_it_goes_back_changes_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, function: str, call: int | str
-) -> None:
+def test_sigkill_while_it_goes_back_changes_nothing(tmp_path: Path, function: str, call: int) -> None:
     bad = range(112, 119)
     whole, _ = fit(tmp_path / "whole", Line(bad), on_spike="rewind")
-    is_back = []
 
-    def killing(inner: Callable[..., Any], at: int | str) -> Callable[..., Any]:
-        calls = 0
+    def killed() -> None:
+        """Ends itself at that call, counted from when the run begins to go back."""
+        from groundup.train import guards
 
-        def function(*arguments: Any, **named: Any) -> Any:
-            nonlocal calls
-            calls += 1 if at == "after" or is_back or at != 1 or "rewind" in inner.__name__ else 0
-            if (at == "after" and is_back) or calls == at:
-                raise Killed
-            return inner(*arguments, **named)
+        rewind = guards.Guard.rewind
 
-        return function
+        def going_back(*arguments: Any) -> Any:
+            owner: Any = pkgutil.resolve_name(function.rpartition(".")[0])
+            name, calls = function.rpartition(".")[2], [0]
+            inner = getattr(owner, name)
 
-    from groundup.train import checkpoint, checkpoint_files, engine
+            def counted(*inner_arguments: Any, **named: Any) -> Any:
+                calls[0] += 1
+                if calls[0] == call:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                return inner(*inner_arguments, **named)
 
-    going_back = checkpoint.Checkpoints._load_newest
+            setattr(owner, name, counted)
+            return rewind(*arguments)
 
-    def load(self: Any, steps: list[int]) -> Any:
-        if len(steps) > 0 and self.folder.exists():
-            is_back.append(steps[0])
-        return going_back(self, steps)
+        guards.Guard.rewind = going_back  # type: ignore[method-assign]
+        torch.set_num_threads(1)
+        fit(tmp_path / "run", Line(bad), on_spike="rewind")
 
-    with monkeypatch.context() as patch:
-        patch.setattr(checkpoint.Checkpoints, "_load_newest", load)
-        owner: Any = {"rewind": checkpoint.Checkpoints, "keep_left_out": engine}.get(
-            function.rpartition(".")[2], checkpoint_files
-        )
-        name = function.rpartition(".")[2]
-        patch.setattr(owner, name, killing(getattr(owner, name), call))
-        with pytest.raises(Killed):
-            fit(tmp_path / "run", Line(bad), on_spike="rewind")
+    process = multiprocessing.get_context("fork").Process(target=killed)
+    process.start()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
     model, _ = fit(tmp_path / "run", Line(bad), on_spike="rewind")
     assert equal_weights(model, whole)
     assert read_json(tmp_path / "run" / "left_out.json") == read_json(tmp_path / "whole" / "left_out.json")
