@@ -28,8 +28,7 @@ from groundup.team import Helped, Team
 from groundup.train.engine import train
 from groundup.train.metrics import read_metrics
 from groundup.train.muon import Muon
-from groundup.train.shared_memory import sum_into
-from groundup.train.shares import divide
+from groundup.train.shares import divide, sum_into
 
 from .engine_parts import ROWS, next_token, options, tiny_decoder, write_shards
 

@@ -25,13 +25,12 @@ from groundup.meeting import map_common, map_one_each
 from groundup.team import Helped, Team
 from groundup.train.checkpoint import Checkpoints, TrainState
 from groundup.train.optim import trained_parameters
-from groundup.train.shares import Piece, divide
+from groundup.train.shares import Piece, counts_steps, divide, moments_of, sum_into
 from groundup.train.world import World
 
 ALIGN = 64  # bytes: a cache line
 Spec = tuple[torch.Size, torch.dtype]
 Restored = tuple[TrainState, dict[str, Any]]
-BLOCK = 2**17  # elements that are summed at a time, so that what all processes have of them fits a core's cache
 
 
 class SharedMemoryWorld(World):
@@ -51,7 +50,8 @@ class SharedMemoryWorld(World):
 
     def prepare(self, model: nn.Module) -> nn.Module:
         """Every parameter lives in shared memory from here on, with the main process's values."""
-        self._everything = list(model.parameters())
+        # frozen ones of a kind of their own (quantised) stay each process's
+        self._everything = [p for p in model.parameters() if p.requires_grad or type(p.data) is Tensor]
         trained = list(trained_parameters(model).values())
         self._trained, self._index = trained, {parameter: index for index, parameter in enumerate(trained)}
         specs = [(p.shape, p.dtype) for p in self._everything]
@@ -318,36 +318,3 @@ def tensors_in(memory: Any, specs: Sequence[Spec]) -> list[Tensor]:
 
 def _padded(shape: torch.Size, dtype: torch.dtype) -> int:
     return -(-shape.numel() * dtype.itemsize // ALIGN) * ALIGN
-
-
-def moments_of(optimizer: torch.optim.Optimizer) -> tuple[str, ...]:
-    """What the optimiser keeps for each element of a parameter."""
-    if isinstance(optimizer, torch.optim.Muon):
-        return ("momentum_buffer",)
-    if isinstance(optimizer, torch.optim.AdamW):
-        return ("exp_avg", "exp_avg_sq")
-    raise TypeError(f"what {type(optimizer).__name__} remembers of a parameter is not known here")
-
-
-def counts_steps(optimizer: torch.optim.Optimizer) -> bool:
-    return isinstance(optimizer, torch.optim.AdamW)
-
-
-def sum_into(target: Tensor, sources: Sequence[Tensor]) -> float:
-    """Write the sum of the sources, in their order, into `target` (one of them, or another); the sum of its squares.
-
-    Block by block, so that each is read from memory once. All are flat.
-    """
-    square = 0.0
-    for start in range(0, len(target), BLOCK):
-        block = target[start : start + BLOCK]
-        first, *rest = (source[start : start + BLOCK] for source in sources)
-        if len(rest) == 1:
-            torch.add(first, rest[0], out=block)
-        else:
-            total = first.clone() if rest else first
-            for other in rest:
-                total += other
-            block.copy_(total)
-        square += float(torch.dot(block, block))
-    return square

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+BLOCK = 2**17  # elements that are summed at a time, so that what all processes have of them fits a core's cache
 GRAIN = 16  # elements: no two processes write to one cache line
 
 
@@ -71,3 +72,36 @@ def _cut(parameters: Sequence[Tensor], index_of: Mapping[Any, int], size: int) -
                 shares[rank].append(Piece(index, start, end, is_whole=end - start == elements))
         before += elements
     return shares
+
+
+def moments_of(optimizer: torch.optim.Optimizer) -> tuple[str, ...]:
+    """What the optimiser keeps for each element of a parameter."""
+    if isinstance(optimizer, torch.optim.Muon):
+        return ("momentum_buffer",)
+    if isinstance(optimizer, torch.optim.AdamW):
+        return ("exp_avg", "exp_avg_sq")
+    raise TypeError(f"what {type(optimizer).__name__} remembers of a parameter is not known here")
+
+
+def counts_steps(optimizer: torch.optim.Optimizer) -> bool:
+    return isinstance(optimizer, torch.optim.AdamW)
+
+
+def sum_into(target: Tensor, sources: Sequence[Tensor]) -> float:
+    """Write the sum of the sources, in their order, into `target` (one of them, or another); the sum of its squares.
+
+    Block by block, so that each is read from memory once. All are flat.
+    """
+    square = 0.0
+    for start in range(0, len(target), BLOCK):
+        block = target[start : start + BLOCK]
+        first, *rest = (source[start : start + BLOCK] for source in sources)
+        if len(rest) == 1:
+            torch.add(first, rest[0], out=block)
+        else:
+            total = first.clone() if rest else first
+            for other in rest:
+                total += other
+            block.copy_(total)
+        square += float(torch.dot(block, block))
+    return square
