@@ -20,7 +20,7 @@ from typing import Annotated, Literal
 
 import pytest
 
-from groundup.artifacts import StageContext, StageResult, read_artifact, write_atomic
+from groundup.artifacts import StageContext, StageResult, read_artifact, write_atomic, write_json
 from groundup.console import Console, duration
 from groundup.errors import UserError
 from groundup.recipe import CorpusRef, FileRef, Kind, ModelRef, Presentation, StageSettings, load_recipe
@@ -44,6 +44,7 @@ class TrainSettings(StageSettings):
     corpus: CorpusRef
     steps: int = 3
     keep_checkpoints: Annotated[bool, Presentation()] = False
+    milestone_steps: Annotated[int | None, Presentation()] = None
     step_seconds: float = 0.0
     fail_at: int | None = None
 
@@ -74,7 +75,9 @@ def train(settings: TrainSettings, context: StageContext) -> StageResult:
                 raise ValueError("the loss is not finite")
             step += 1
             state = f"{hash_of(state)}-{step}"
-            write_atomic(context.folder / "checkpoints" / f"checkpoint-{step}" / "state", state)
+            checkpoint = context.folder / "checkpoints" / f"checkpoint-{step}"
+            write_atomic(checkpoint / "state", state)
+            write_json(checkpoint / "COMPLETE", {"sha256": {}, "milestone": step == settings.milestone_steps})
             time.sleep(settings.step_seconds)
             while str(step) == os.environ.get(HELD_AT) and not context.stop.is_set:
                 time.sleep(0.005)  # until a test has done to this process what it started it for
@@ -340,10 +343,12 @@ def test_a_stage_killed_by_sigkill_goes_on_where_it_was_and_gives_the_same_resul
 
 
 def test_checkpoints_go_when_their_stage_is_done_unless_they_are_to_be_kept(recipe: Path) -> None:
-    run(recipe, "second.keep_checkpoints=true")
-    assert not Path("runs/life/base/checkpoints").exists()
+    run(recipe, "second.keep_checkpoints=true", "base.milestone_steps=2")
+    assert [path.name for path in Path("runs/life/base/checkpoints").iterdir()] == ["checkpoint-2"], "a milestone"
     assert newest_step(Path("runs/life/second")) == 3
     assert run(recipe)[0].built == ()  # keeping them or not changes no result
+    run(recipe, "name=plain")
+    assert not Path("runs/plain/base/checkpoints").exists()
 
 
 def test_changed_settings_start_unfinished_work_anew(recipe: Path) -> None:

@@ -13,9 +13,7 @@ reads which piece, so a run may go on with another number of processes, or laid 
 
 from __future__ import annotations
 
-import json
-import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -29,6 +27,7 @@ from groundup.console import Console
 from groundup.environment import available_memory_bytes
 from groundup.errors import EXIT_FAILED, UserError
 from groundup.train import checkpoint_files as files
+from groundup.train.background import InBackground
 from groundup.train.checkpoint_tensors import Copies, join_tensors, plain_name, saved_weights, split_tensors
 from groundup.train.optim import moments, trained_parameters
 
@@ -80,7 +79,7 @@ class Checkpoints:
         self._group = group
         self.rank, self.size = (0, 1) if group is None else (dist.get_rank(group), dist.get_world_size(group))
         self._copies = Copies()
-        self._writing: _InBackground | None = None
+        self._writing: InBackground | None = None
         self._was_told_about_memory = False
         self._was_there = False  # whether the folder has held a good checkpoint
 
@@ -163,7 +162,7 @@ class Checkpoints:
         from groundup.train.checkpoint_storage import read_tensors, saved_tensors
 
         state = TrainState(**read_json(checkpoint / "state.json"))
-        self._check_configuration(checkpoint, state.configuration)
+        files.check_configuration(checkpoint, state.configuration, self.configuration)
         saved = saved_tensors(checkpoint)
         weights = saved_weights(self.model)
         self._check_shapes(checkpoint, weights, {name: one.shape for name, one in saved.items() if "/" not in name})
@@ -198,17 +197,6 @@ class Checkpoints:
             moment, _, name = key.partition("/")
             if name and moment != "objective":
                 owner[parameters[name]].state[parameters[name]][moment] = value
-
-    def _check_configuration(self, checkpoint: Path, saved: dict[str, Any]) -> None:
-        now = json.loads(json.dumps(self.configuration))
-        different = sorted(key for key in saved.keys() | now.keys() if saved.get(key) != now.get(key))
-        if different:
-            changes = ", ".join(f"{key} {saved.get(key)!r} -> {now.get(key)!r}" for key in different)
-            raise UserError(
-                f"this checkpoint was made with other settings: {changes}",
-                where=str(checkpoint),
-                fix=f"put the settings back to go on, or delete {checkpoint.parent} to start again",
-            )
 
     def _check_shapes(
         self, checkpoint: Path, weights: Mapping[str, Tensor], saved: Mapping[str, tuple[int, ...]]
@@ -248,7 +236,7 @@ class Checkpoints:
             when_copied()
             self._write(step, tensors, copies, documents, is_milestone)
 
-        self._writing = _InBackground(write)
+        self._writing = InBackground(write)
 
     def _is_milestone(self, step: int) -> bool:
         return self.milestone_steps is not None and step % self.milestone_steps == 0
@@ -347,22 +335,3 @@ class Checkpoints:
 
 def _plain_moments(optimizers: list[torch.optim.Optimizer], model: nn.Module) -> dict[str, Tensor]:
     return {plain_name(key): value for key, value in moments(optimizers, model).items()}
-
-
-class _InBackground:
-    """One function in a thread of its own, and what it raised."""
-
-    def __init__(self, work: Callable[[], Any]) -> None:
-        self.error: BaseException | None = None
-        self._work = work
-        self._thread = threading.Thread(target=self._run, name="checkpoint", daemon=True)
-        self._thread.start()
-
-    def _run(self) -> None:
-        try:
-            self._work()
-        except BaseException as error:  # raised again by whoever waits
-            self.error = error
-
-    def join(self) -> None:
-        self._thread.join()

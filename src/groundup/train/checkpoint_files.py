@@ -104,6 +104,19 @@ def damage_of(checkpoint: Path, part: int = 0, parts: int = 1) -> str | None:
     return None
 
 
+def check_configuration(checkpoint: Path, saved: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """UserError that names every setting with another value than the one the checkpoint was made with."""
+    now = json.loads(json.dumps(now))
+    different = sorted(key for key in saved.keys() | now.keys() if saved.get(key) != now.get(key))
+    if different:
+        changes = ", ".join(f"{key} {saved.get(key)!r} -> {now.get(key)!r}" for key in different)
+        raise UserError(
+            f"this checkpoint was made with other settings: {changes}",
+            where=str(checkpoint),
+            fix=f"put the settings back to go on, or delete {checkpoint.parent} to start again",
+        )
+
+
 def forget_cached(checkpoint: Path) -> None:
     """Ask the system to drop what it keeps of the files in memory, so that they are read from the disk itself."""
     if not hasattr(os, "posix_fadvise"):
