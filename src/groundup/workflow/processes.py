@@ -30,7 +30,9 @@ from groundup.team import Team
 from groundup.workflow.torchrun import Group, leave_process_group
 
 TOGETHER = ("pretrain", "sft", "reward", "dpo")  # what may train in several processes; ppo: issue 5
-WORTH_SECONDS = 20.0  # a stage that takes less is over before helpers (2 s of a core each) have paid for themselves
+# a helper costs 1.4 s of a core to start: so much work makes that little, 10 to 15 s of a core with fast bfloat16.
+# It is planned work and not seconds, which are measured and would say something else on another day
+WORTH_FLOPS, WORTH_SECONDS = 2e12, 20.0
 MEMORY_SHARE = 0.8  # of what is free may be planned for
 TOKENS_EACH = 1024  # of a step: with fewer, products become small and slow
 MODEL_SIZES = ("tensor_parallel_size", "pipeline_parallel_size", "context_parallel_size")
@@ -62,11 +64,15 @@ def processes_for(stage: Stage, wanted: int | None, plan: Mapping[str, Any]) -> 
     needed = math.prod(int(getattr(settings, name) or 1) for name in LAYOUT)
     if needed > 1:
         return needed
-    if (plan.get("seconds") or 0.0) < WORTH_SECONDS or _has_gpu():
+    if settings.time_limit is not None:
+        most = cores() if settings.time_limit >= WORTH_SECONDS else 1
+    else:
+        most = min(cores(), int((plan.get("flops") or 0) // WORTH_FLOPS))
+    if most < 2 or _has_gpu():
         return 1
     threads = os.environ.get("OMP_NUM_THREADS", "")
     rows = settings.micro_batch_size * settings.gradient_accumulation_steps
-    most = min(cores(), int(rows), int(rows * settings.sequence_len) // TOKENS_EACH)
+    most = min(most, int(rows), int(rows * settings.sequence_len) // TOKENS_EACH)
     if threads.isdigit():
         most = min(most, int(threads))
     if alone := plan.get("memory_bytes"):  # each more adds gradients: a quarter of weights, gradients and moments
@@ -81,7 +87,7 @@ def _has_gpu() -> bool:
 
 
 def plan_of(run_folder: Path, stage: str) -> dict[str, Any]:
-    """What the plan of this run foretold for a stage: seconds, memory_bytes."""
+    """What the plan of this run foretold for a stage: flops, memory_bytes."""
     try:
         return dict(read_json(run_folder / "plan.json")["stages"][stage])
     except (OSError, UserError, KeyError, TypeError, ValueError):
