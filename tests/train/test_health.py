@@ -422,3 +422,21 @@ def test_a_second_sigterm_waits_for_the_save_and_a_second_ctrl_c_does_not() -> N
             os.kill(os.getpid(), signal.SIGINT)
     with listening_for_signals() as stop, pytest.raises(Stopped):
         os.kill(os.getpid(), signal.SIGTERM)  # nothing is being saved: at once
+
+
+def test_where_only_the_unwatched_path_overflows_that_is_said_with_the_largest_weight() -> None:
+    model = line()
+
+    class Fused(Line):
+        """Takes another path as soon as somebody watches the modules, as fused blocks do."""
+
+        def loss(self, model: Any, micro_batch: Any) -> LossParts:
+            parts = super().loss(model, micro_batch)
+            return parts if model._forward_hooks else LossParts(parts.loss_sum * float("nan"), parts.weight)
+
+    with torch.no_grad():
+        model.weight[0, 2] = -7.5  # type: ignore[index,operator]
+    with pytest.raises(
+        UserError, match=r"module by module it is finite: numbers are too large \(the largest weight is 7.5"
+    ):
+        train_step(model, Fused(), [], options(), TrainState(total_steps=12))

@@ -14,13 +14,13 @@ from torch import Tensor, nn
 
 from groundup.errors import EXIT_FAILED, UserError
 from groundup.train.optim import trained_parameters
-from groundup.train.world import StepSums, World
+from groundup.train.world import World
 
 
 def stop_non_finite(
     model: nn.Module,
     world: World,
-    run_again: Callable[[], StepSums],
+    run_again: Callable[[], tuple[float, float]],
     *,
     step: int,
     batch: int,
@@ -30,34 +30,34 @@ def stop_non_finite(
 ) -> NoReturn:
     """End the run before the update, naming the first module in which a number was not finite.
 
-    `run_again` computes the step's loss and gradients once more, exactly as before, now with every module watched. All
+    `run_again` computes the step's loss and gradient norm once more, exactly as before: first as it is, to see whether
+    it comes again, then with every module watched (which takes the readable path, where a fused one was taken). All
     processes come here together, since loss and norm are those of all of them.
     """
-    parameters = list(trained_parameters(model))
-    backwards = parameters[::-1]
-    parameter = first_of_all(world, backwards, last_non_finite(model))  # of the first pass: gradients are added to
+    backwards = list(trained_parameters(model))[::-1]
+    parameter = first_of_all(world, backwards, last_non_finite(model))
     weight = first_of_all(world, backwards, last_non_finite(model, gradients=False))
+    comes_again = not are_finite(*run_again())
     where = Watched()
     is_compiled = "torch._dynamo" in sys.modules
     with torch.compiler.set_stance("force_eager") if is_compiled else nullcontext(), where.watching(model):
-        again = run_again()
-    names = [name for name, _ in model.named_modules()]
-    module = first_of_all(world, names, where.module)
+        watched_loss, watched_norm = run_again()
+    module = first_of_all(world, [name for name, _ in model.named_modules()], where.module)
     gradient = first_of_all(world, backwards, where.gradient)
-    hardware = "computed again it is finite: that points to the hardware (memory, GPU)"
     if weight is not None:
         culprit, why = weight, f"the weights of {weight} are not finite themselves"
     elif module is not None:
         culprit, why = module, f"the first module whose output is not finite is {module or 'the model itself'}"
-    elif not math.isfinite(loss):
-        is_again = not are_finite(again.loss)
-        culprit, why = "", "the output of every module is finite: it is the loss function" if is_again else hardware
-    elif gradient is not None:
-        culprit, why = gradient, f"the first gradient that is not finite, in backward order, is that of {gradient}"
-    elif parameter is not None and where.sees_gradients:
-        culprit, why = parameter, f"the gradient of {parameter} is not; {hardware}"
-    elif parameter is not None:
-        culprit, why = parameter, f"the last parameter whose gradient is not finite is {parameter}"
+    elif not comes_again:
+        culprit, why = "", "computed again it is finite: that points to the hardware (memory, GPU)"
+    elif are_finite(watched_loss, watched_norm):
+        culprit, largest = _largest_weight(model)
+        why = f"computed module by module it is finite: numbers are too large (the largest weight is {largest:.3g})"
+    elif not are_finite(watched_loss):
+        culprit, why = "", "the output of every module is finite: it is the loss function"
+    elif gradient is not None or parameter is not None:
+        culprit = gradient or parameter or ""
+        why = f"the first gradient that is not finite, in backward order, is that of {culprit}"
     else:
         culprit, why = "", "every gradient is finite, only their norm is not"
     what = f"the loss is {loss}" if not math.isfinite(loss) else f"the gradient is not finite (norm {grad_norm})"
@@ -83,7 +83,6 @@ class Watched:
     def __init__(self) -> None:
         self.module: str | None = None
         self.gradient: str | None = None
-        self.sees_gradients = False
 
     @contextmanager
     def watching(self, model: nn.Module) -> Iterator[None]:
@@ -108,7 +107,6 @@ class Watched:
 
     def _gradient_hook(self, name: str) -> Callable[[Tensor], None]:
         def look(gradient: Tensor) -> None:
-            self.sees_gradients = True
             if self.gradient is None and not _all_finite(gradient):
                 self.gradient = name
 
@@ -133,6 +131,13 @@ def last_non_finite(model: nn.Module, *, gradients: bool = True) -> str | None:
     return None
 
 
+def _largest_weight(model: nn.Module) -> tuple[str, float]:
+    """Of this process's part."""
+    sizes = {name: float(_own(p).abs().max()) for name, p in trained_parameters(model).items() if _own(p).numel()}
+    name = max(sizes, key=lambda name: sizes[name])
+    return name, sizes[name]
+
+
 def _tensors(value: Any) -> Iterator[Tensor]:
     if isinstance(value, Tensor):
         yield value
@@ -144,10 +149,13 @@ def _tensors(value: Any) -> Iterator[Tensor]:
             yield from _tensors(item)
 
 
-def _all_finite(tensor: Tensor) -> bool:
+def _own(tensor: Tensor) -> Tensor:
     """Of a sharded tensor, this process's part."""
-    if hasattr(tensor, "to_local"):
-        tensor = tensor.to_local()
+    return tensor.to_local() if hasattr(tensor, "to_local") else tensor  # type: ignore[no-any-return]
+
+
+def _all_finite(tensor: Tensor) -> bool:
+    tensor = _own(tensor)
     return not tensor.is_floating_point() or bool(torch.isfinite(tensor).all())
 
 

@@ -19,7 +19,7 @@ from groundup.train.objective import Objective
 from groundup.train.optim import set_learning_rate
 from groundup.train.options import TrainOptions
 from groundup.train.schedule import lr_factor
-from groundup.train.world import StepSums, World
+from groundup.train.world import World
 
 
 def train_step(
@@ -56,9 +56,12 @@ def train_step(
     norm = world.grad_norm(model)
     if not are_finite(sums.loss, norm):
 
-        def run_again() -> StepSums:
+        def run_again() -> tuple[float, float]:
+            model.zero_grad(set_to_none=True)
+            world.drop_gradients(model, optimizers)
             seed_step(options.seed, step)
-            return world.forward_backward(model, objective, micro_batches, weight, options.dtype)
+            again = world.forward_backward(model, objective, micro_batches, weight, options.dtype)
+            return float(again.loss), world.grad_norm(model)
 
         stop_non_finite(
             model, world, run_again, step=step + 1, batch=number + 1, loss=sums.loss, grad_norm=norm, lr=learning_rate
