@@ -7,6 +7,7 @@ between the products (sequence parallel, arXiv:2205.05198), so that the model's 
 
 from __future__ import annotations
 
+import warnings
 from functools import partial
 from typing import Any
 
@@ -235,8 +236,7 @@ def _pad_rows(trunk: Trunk, size: int) -> None:
         for name in fill.keys() & others.keys() if missing else ():
             if others[name] is not None:
                 others[name] = nn.functional.pad(others[name], (0, missing), value=fill[name])
-        hidden = whole(nn.functional.pad(input_ids, (0, missing)), **others)
-        return hidden[:, :T].clone()  # not a view: FSDP2 hangs its hooks on what comes out
+        return whole(nn.functional.pad(input_ids, (0, missing)), **others)[:, :T]
 
     trunk.forward = forward  # type: ignore[method-assign]
 
@@ -275,6 +275,8 @@ def shard(roots: Any, mesh: DeviceMesh, options: TrainOptions, *, keeps_blocks: 
         if mixed
         else MixedPrecisionPolicy()
     )
+    # its hooks hang on what comes out, and would be lost if that were changed in place: nothing here does
+    warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view")
     for root in roots:
         trunk = root.model if isinstance(root, (Decoder, ScalarModel)) else root
         for block in trunk.layers.children():
