@@ -133,7 +133,8 @@ def last_non_finite(model: nn.Module, *, gradients: bool = True) -> str | None:
 
 def _largest_weight(model: nn.Module) -> tuple[str, float]:
     """Of this process's part."""
-    sizes = {name: float(_own(p).abs().max()) for name, p in trained_parameters(model).items() if _own(p).numel()}
+    own = {name: _own(parameter.detach()) for name, parameter in trained_parameters(model).items()}
+    sizes = {name: float(tensor.abs().max()) for name, tensor in own.items() if tensor.numel()}
     name = max(sizes, key=lambda name: sizes[name])
     return name, sizes[name]
 
