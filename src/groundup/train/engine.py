@@ -8,6 +8,7 @@ and time, not results.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -128,6 +129,7 @@ def train(
     is_judged = bool(getattr(objective, "is_function_of_step", False))
     guard = Guard(options, tell_main, is_loss_judged=is_judged)
     ahead = Ahead(objective, model, device=options.device)
+    told_steps = math.inf
     trackers = mirrors()
     is_gpu = options.device.startswith("cuda")
     peak = peak_flops(options.dtype, context.cache, torch.cuda.get_device_name() if is_gpu else None)
@@ -168,8 +170,10 @@ def train(
                 ):
                     state.total_steps = state.step
                 is_horizon_new = before is None and state.total_steps is not None
-                if state.total_steps != before and world.is_main:
-                    context.console.info(f"  {context.name}: {state.total_steps:,} steps fit into the limits")
+                fits = state.total_steps if state.total_steps is not None else math.inf
+                if fits != before and fits < 0.95 * told_steps and world.is_main:
+                    told_steps = fits
+                    context.console.info(f"  {context.name}: {fits:,} steps fit into the limits")
                 is_last = state.step == state.total_steps
                 is_evaluated = evaluate is not None and (is_last or _is_due(state.step, options.eval_steps))
                 if evaluate is not None and is_evaluated:
