@@ -22,6 +22,8 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]  # what the packages of tests are found from
 
+PATIENCE_SECONDS = 3.0  # after one has failed
+
 
 class Failed(Exception):  # noqa: N818
     """The traceback of the process that failed first."""
@@ -43,23 +45,29 @@ class Processes:
         for connection in self.connections:
             connection.send((function, arguments))
         results: dict[int, Any] = {}
-        while len(results) < self.size:
-            waiting = [c for rank, c in enumerate(self.connections) if rank not in results]
-            ready = wait(waiting, timeout)
+        failure: str | None = None
+        answered: set[int] = set()
+        while len(answered) < self.size:
+            waiting = [c for rank, c in enumerate(self.connections) if rank not in answered]
+            ready = wait(waiting, timeout if failure is None else PATIENCE_SECONDS)
             if not ready:
-                self.stop()
-                raise TimeoutError(f"{function.__name__}: no answer in {timeout} s")
+                self.stop()  # the others may wait for the one that failed for ever
+                if failure is None:
+                    raise TimeoutError(f"{function.__name__}: no answer in {timeout} s")
+                raise Failed(failure)
             for connection in ready:
                 assert isinstance(connection, Connection)
                 rank = self.connections.index(connection)
+                answered.add(rank)
                 try:
-                    is_good, value = connection.recv()
-                except EOFError:
-                    is_good, value = False, f"process {rank} ended"
+                    is_good, results[rank] = connection.recv()
+                except (EOFError, ConnectionError):
+                    self.stop()
+                    raise Failed(failure or f"process {rank} ended") from None
                 if not is_good:
-                    self.stop()  # the others may wait for it for ever
-                    raise Failed(value)
-                results[rank] = value
+                    failure = failure or results[rank]
+        if failure is not None:  # all of them came to an end together, and may go on
+            raise Failed(failure)
         return [results[rank] for rank in range(self.size)]
 
     def _start(self) -> None:

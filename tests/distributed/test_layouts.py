@@ -146,5 +146,5 @@ def test_sizes_that_do_not_fit_the_model_are_told_with_those_that_do() -> None:
 
 def test_a_pipeline_refuses_rows_that_it_cannot_cut(two: Processes, inputs: Path, tmp_path: Path) -> None:
     changes = {**PIPELINE, "micro_batch_size": 1, "gradient_accumulation_steps": 1}
-    with pytest.raises(Failed, match="1 rows a step .* at least 2 are needed"):
+    with pytest.raises(Failed, match=r"1 rows a step .* at least 2 are needed"):
         two(run_stage, "pretrain", str(inputs), str(tmp_path), changes)
