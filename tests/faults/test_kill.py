@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from .conftest import SEED, Attempts, Whole, assert_same_run, checkpoint_names, said, steps_logged
+from .conftest import SEED, Attempts, Whole, assert_same_run, checkpoint_names, said, steps_logged, trace
 
 KILLS = 20
 INSIDE_SAVES = {  # what a save does, and how often in an attempt at most
@@ -182,3 +182,19 @@ def test_kills_of_two_processes_that_train_together(attempts: Attempts, tmp_path
     assert "process 1 of the 2 that train together has ended" in said(run)
     assert attempts.run(run, processes=2) == 0
     assert_same_run(run, whole)
+
+
+@pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 2)])
+def test_a_run_goes_on_with_another_number_of_processes(
+    attempts: Attempts, whole: Path, tmp_path: Path, before: int, after: int
+) -> None:
+    """The same rows in the same order; the numbers differ by the order of additions."""
+    run = tmp_path / "run"
+    kill = ("torch.Tensor.backward", 12 if before == 2 else 24, signal.SIGKILL)
+    assert attempts.run(run, processes=before, signal_at=kill) == -signal.SIGKILL
+    assert attempts.run(run, processes=after) == 0
+    assert "going on from step" in said(run)
+    for one, other in zip(trace(run), trace(whole), strict=True):
+        step, loss, rate, norm, tokens, _ = one
+        assert (step, rate, tokens) == (other[0], other[2], other[4])
+        assert (loss, norm) == (pytest.approx(other[1], rel=1e-3), pytest.approx(other[3], rel=1e-2))  # in bfloat16
