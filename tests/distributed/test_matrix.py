@@ -95,3 +95,15 @@ def test_four_processes_in_layouts_of_two_kinds(four: Processes, layout: str, op
 @pytest.mark.parametrize("layout", OF_FOUR)
 def test_four_processes_with_another_model(four: Processes, layout: str) -> None:
     check(four, OF_FOUR[layout], Case(model=QWEN3, row_tokens=21, accumulation=2))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "layout",
+    [Layout(dp_shard_size=4), Layout(tensor_parallel_size=4), Layout(context_parallel_size=4)],
+    ids=["fsdp 4", "tp 4", "cp 4"],
+)
+def test_four_processes_share_what_four_does_not_divide(four: Processes, layout: Layout) -> None:
+    """97 ids, rows of 21 tokens; one micro-batch a step, which leaves three of four copies nothing to count."""
+    model = {"num_key_value_heads": 4, "vocab_size": 97}
+    check(four, layout, Case(model=model, row_tokens=21, accumulation=1))

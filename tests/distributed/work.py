@@ -132,3 +132,43 @@ def save_in(layout: Layout, folder: str, fields: dict[str, Any], shard_bytes: fl
     else:
         save_model(model, folder, max_shard_bytes=shard_bytes, generation={"temperature": 0.5})
     return sum(local(parameter).numel() for parameter in model.parameters())
+
+
+def split_head_in(vocabulary: int, temperature: float, chunk_rows: int) -> tuple[Any, Any, Any]:
+    """Log-probabilities and gradients (of `hidden`, of own rows) with the head's rows split over all processes."""
+    import torch.distributed as dist
+
+    from groundup.train import vocabulary as module
+    from groundup.train.mesh import join_processes
+
+    join_processes("cpu")
+    hidden, weight, targets = head_numbers(vocabulary)
+    size, rank = -(-vocabulary // dist.get_world_size()), dist.get_rank()
+    own = weight[size * rank : size * (rank + 1)].clone().requires_grad_()
+    hidden.requires_grad_()
+    before = module.CHUNK_ROWS, module.CHUNK_BYTES
+    module.CHUNK_ROWS, module.CHUNK_BYTES = chunk_rows, 1
+    found = module.split_logprobs(hidden, own, targets, size * rank, dist.group.WORLD, temperature)
+    (found * torch.arange(found.numel()).view_as(found)).sum().backward()
+    module.CHUNK_ROWS, module.CHUNK_BYTES = before
+    assert hidden.grad is not None and own.grad is not None
+    return found.detach().numpy(), hidden.grad.numpy(), own.grad.numpy()
+
+
+def head_numbers(vocabulary: int) -> tuple[Tensor, Tensor, Tensor]:
+    """hidden `2, 5, 8`, weight `V, 8`, targets `2, 5`."""
+    generator = torch.Generator().manual_seed(vocabulary)
+    hidden = torch.randn(2, 5, 8, generator=generator)
+    weight = torch.randn(vocabulary, 8, generator=generator)
+    return hidden, weight, torch.randint(vocabulary, (2, 5), generator=generator)
+
+
+def muon_in_turns(layout: Layout, case: Case, elements: int) -> list[tuple[float, float]]:
+    """Train with at most so many elements of whole updates gathered at a time."""
+    from groundup.train import sharded_muon
+
+    before, sharded_muon.GATHERED_ELEMENTS = sharded_muon.GATHERED_ELEMENTS, elements
+    try:
+        return train_in(layout, case)
+    finally:
+        sharded_muon.GATHERED_ELEMENTS = before
