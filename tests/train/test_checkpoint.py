@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 
 from groundup.artifacts import read_json, write_json
 from groundup.console import Console
+from groundup.environment import available_memory_bytes, memory_bytes
 from groundup.errors import Stopped, UserError
 from groundup.model.tensor_files import write_safetensors
 from groundup.stopping import StopRequest
@@ -328,6 +329,10 @@ def test_without_memory_for_a_copy_saving_is_waited_for(
         checkpoints.save(state, {}, wait=False)
         assert same(saved_in(tmp_path / f"checkpoint-{state.step}"), then)
     assert told.getvalue().count("training waits while a checkpoint is written") == 1
+
+
+def test_memory_that_is_free_is_some_and_not_more_than_there_is() -> None:
+    assert 0 < available_memory_bytes() < memory_bytes()
 
 
 # ---------------------------------------------------------------- what is kept
