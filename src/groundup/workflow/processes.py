@@ -243,6 +243,7 @@ class Helpers:
         # one for all stages: torch's process group stays, and meets there whenever it makes another group
         rendezvous = str(Path(self._folder.name) / "rendezvous")
         whole = {**message, "threads": self.threads, "meeting": meeting.path, "rendezvous": rendezvous}
+        whole["scratch"] = self._folder.name  # which this process removes when it has ended them
         with self._lock:
             self._meeting = meeting
         try:

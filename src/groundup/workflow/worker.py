@@ -35,7 +35,8 @@ def help_with(message: Mapping[str, Any], team: Team, stop: StopRequest) -> None
     """Run a stage up to the end of its training. Raises what the stage raises."""
     kind = KINDS[message["kind"]]
     settings = kind.settings_class().model_validate(message["settings"])
-    with tempfile.TemporaryDirectory(prefix="groundup-") as scratch, open(os.devnull, "w") as nowhere:
+    scratch_folder = tempfile.TemporaryDirectory(prefix="groundup-", dir=message.get("scratch"))
+    with scratch_folder as scratch, open(os.devnull, "w") as nowhere:
         context = StageContext(
             name=message["name"],
             folder=Path(scratch),
