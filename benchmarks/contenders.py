@@ -2,7 +2,7 @@
 
 A system trains in its own loop and never hears of the others. The benchmark lets one run for a few steps, stops it
 between two of them, and lets the next one run: A B C A B C within one run, on one machine, in one state of its load.
-The first step of a turn, which finds its data out of the caches and was cut by the stop, is not counted.
+The step that was cut by the stop, and finds its data out of the caches, is not counted.
 """
 
 from __future__ import annotations
@@ -109,7 +109,8 @@ class Contender:
         """Run for `steps` whole steps, then stop."""
         self.ended_steps()
         self.go()
-        seen = self.wait_for_steps(steps + 1, limit_seconds)
+        # the first may have ended before the stop and be told only now; the second is the one that was cut
+        seen = self.wait_for_steps(steps + 2, limit_seconds)[1:]
         self.stop()
         times = [step["at"] if "at" in step else step["seconds"] for step, _ in seen]
         self.measured.seconds += [later - earlier for earlier, later in pairwise(times)]
