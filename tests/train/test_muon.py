@@ -7,6 +7,7 @@ import torch
 
 from groundup.train import muon
 from groundup.train.muon import Muon, momentum_at, orthogonalize
+from groundup.train.optim import build_optimizers, set_momentum
 
 SHAPES = [(24, 24), (24, 40), (40, 24), (24, 24), (16, 8), (24, 40)]
 
@@ -69,8 +70,18 @@ def test_what_comes_out_is_nearly_orthogonal_in_every_shape() -> None:
 
 
 def test_momentum_is_a_function_of_the_step_that_rises_and_then_stays() -> None:
-    values = [momentum_at(step) for step in range(0, 600, 50)]
+    values = [momentum_at(step, 300) for step in range(0, 600, 50)]
     assert values[0] == 0.85
     assert values == sorted(values)
     assert values[-1] == pytest.approx(0.95)
     assert values[-1] == values[-2]
+    assert momentum_at(0, 0) == pytest.approx(0.95)
+
+
+def test_a_step_sets_the_momentum_of_muon_alone() -> None:
+    model = torch.nn.ModuleDict({"a": torch.nn.Linear(4, 4), "embed_tokens": torch.nn.Embedding(4, 4)})
+    optimizers = build_optimizers(model, optimizer="muon", weight_decay=0.0)
+    set_momentum(optimizers, 150, 300)
+    momenta = [group.get("momentum") for optimizer in optimizers for group in optimizer.param_groups]
+    assert sorted(m for m in momenta if m is not None) == [pytest.approx(0.9)]
+    assert None in momenta

@@ -22,12 +22,12 @@ COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 ITERATIONS = 5
 EPS = 1e-7
 STACK_ELEMENTS = 2**21  # of a CPU's stack: three such buffers in bfloat16 stay near the caches
-FULL_MOMENTUM, FIRST_MOMENTUM, MOMENTUM_WARMUP = 0.95, 0.85, 300
+FULL_MOMENTUM, FIRST_MOMENTUM = 0.95, 0.85
 
 
-def momentum_at(step: int) -> float:
+def momentum_at(step: int, warmup_steps: int) -> float:
     """Muon's momentum at update `step`, counted from 0: it rises over the first updates (modded-nanogpt)."""
-    share = min(1.0, step / MOMENTUM_WARMUP)
+    share = min(1.0, step / warmup_steps) if warmup_steps else 1.0
     return FIRST_MOMENTUM + (FULL_MOMENTUM - FIRST_MOMENTUM) * share
 
 

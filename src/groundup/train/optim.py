@@ -75,12 +75,12 @@ def set_learning_rate(optimizers: Sequence[torch.optim.Optimizer], learning_rate
             group["lr"] = learning_rate * group["lr_scale"]
 
 
-def set_momentum(optimizers: Sequence[torch.optim.Optimizer], step: int) -> None:
+def set_momentum(optimizers: Sequence[torch.optim.Optimizer], step: int, warmup_steps: int) -> None:
     """Muon's momentum for update `step`, counted from 0; AdamW's betas stay."""
     for optimizer in optimizers:
         if isinstance(optimizer, Muon):
             for group in optimizer.param_groups:
-                group["momentum"] = momentum_at(step)
+                group["momentum"] = momentum_at(step, warmup_steps)
 
 
 def moments(optimizers: list[torch.optim.Optimizer], model: nn.Module) -> dict[str, Tensor]:

@@ -38,6 +38,7 @@ class TrainOptions:
     optimizer: str = "adamw"
     betas: tuple[float, float] = (0.9, 0.95)
     eps: float = 1e-8
+    momentum_warmup_steps: int = 0  # Muon's
     dtype: str = "float32"  # what the forward pass computes in; weights stay as they are
     save_steps: int = 200
     save_total_limit: int = 2
@@ -110,6 +111,7 @@ def train_options(
         "weight_decay": settings.weight_decay,
         "max_grad_norm": settings.max_grad_norm,
         "optimizer": settings.optimizer,
+        "momentum_warmup_steps": settings.momentum_warmup_steps,
         "device": device,
         "dtype": compute_dtype(settings.bf16, device),
         "gradient_checkpointing": settings.gradient_checkpointing,

@@ -77,6 +77,9 @@ class TrainingSettings(StageSettings):
     """The gradient's norm is clipped to this."""
     optimizer: Literal["adamw", "muon"] = "adamw"
     """muon: Muon for hidden matrices, AdamW for embeddings, head, norms and biases."""
+    momentum_warmup_steps: int = Field(0, ge=0)
+    """Steps in which Muon's momentum rises from 0.85 to 0.95. It pays from scratch, where first gradients soon say
+    little about later ones."""
     bf16: Literal["auto", True, False] = "auto"
     """Compute in bfloat16 with fp32 weights. auto: where the processor has fast bfloat16."""
     device: Annotated[Literal["auto", "cpu", "cuda", "mps"], Presentation()] = "auto"
@@ -135,10 +138,11 @@ class PretrainSettings(TrainingSettings):
     tokens: TokensRef
     """The token shards to train on."""
     model: str | dict[str, Any] = "tiny"
-    """A preset's name (tiny, 10m, 30m, ...) or a mapping of Hugging Face config fields (hidden_size: 256, ...)."""
+    """A preset's name (1m, tiny, 10m, 30m, ...) or a mapping of Hugging Face config fields (hidden_size: 256, ...)."""
     max_steps: int | None = Field(600, ge=1)
     learning_rate: float = Field(3e-3, gt=0)
     optimizer: Literal["adamw", "muon"] = "muon"
+    momentum_warmup_steps: int = Field(300, ge=0)
     weight_decay: float = Field(0.01, ge=0)
     sample_prompts: list[str] = Field(default=["The", "In the beginning", "It is a truth", "def "])
     document_mask: bool = True

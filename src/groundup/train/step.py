@@ -16,7 +16,7 @@ from groundup.train.checkpoint import TrainState
 from groundup.train.guards import left_out
 from groundup.train.health import are_finite, stop_non_finite
 from groundup.train.objective import Objective
-from groundup.train.optim import set_learning_rate
+from groundup.train.optim import set_learning_rate, set_momentum
 from groundup.train.options import TrainOptions
 from groundup.train.schedule import lr_factor
 from groundup.train.world import World
@@ -68,6 +68,7 @@ def train_step(
         )
     if is_wanted is None or is_wanted(state, sums.loss / weight, norm):
         set_learning_rate(optimizers, learning_rate)
+        set_momentum(optimizers, step, options.momentum_warmup_steps)
         world.update(model, optimizers, options.max_grad_norm / norm if norm > options.max_grad_norm else 1.0)
     else:
         world.drop_gradients(model, optimizers)
