@@ -12,6 +12,7 @@ whole command ends within a third of nanoGPT's wall time. Its bits per byte must
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import math
 import os
@@ -224,7 +225,8 @@ def run_nanogpt(folder: Path, iterations: int, windows: Any) -> dict[str, Any]:
     import model as nanogpt  # its model.py
 
     saved = torch.load(folder / "out/ckpt.pt", weights_only=True)
-    gpt = nanogpt.GPT(nanogpt.GPTConfig(**saved["model_args"])).eval()
+    with contextlib.redirect_stdout(sys.stderr):  # it tells its number of parameters
+        gpt = nanogpt.GPT(nanogpt.GPTConfig(**saved["model_args"])).eval()
     gpt.load_state_dict(saved["model"])
     bits = bits_per_byte(lambda ids, targets: float(gpt(ids, targets)[1]) * targets.numel(), windows)
     trained = iterations * 12 * WINDOW
