@@ -109,6 +109,18 @@ def test_where_the_machine_turns_slower_there_are_fewer_steps_and_the_decay_is_w
     assert rates(tmp_path)[-1] < 0.05 * max(rates(tmp_path))
 
 
+def test_a_short_disturbance_is_made_up_for_before_the_decay(tmp_path: Path, time: Time) -> None:
+    class Disturbed(At):
+        def micro_batches(self, step: int, model: Any) -> list[Any]:
+            time.step_seconds = 4.0 if 30 <= step < 36 else 1.0
+            return super().micro_batches(step, model)
+
+    result, _ = fit(tmp_path, Disturbed(0, lambda: None), time_limit_seconds=200.0)
+    assert result.steps >= 145  # 133 would fit at the speed just after it, 170 at the usual one
+    assert time.now - 1000 <= 200
+    assert rates(tmp_path)[-1] < 0.05 * max(rates(tmp_path))
+
+
 def test_a_machine_that_nearly_stands_still_ends_it_before_the_limit(tmp_path: Path, time: Time) -> None:
     def still() -> None:
         time.step_seconds = 20.0

@@ -1,8 +1,9 @@
 """When training ends: after steps, tokens, time or money, whichever comes first, and never after it.
 
 Steps and tokens are known in advance. Time and money become a number of steps once some steps have been timed, so that
-the learning rate decays within them; where the machine turns slower, the number shrinks. It never grows. The last
-checkpoint's seconds are set aside.
+the learning rate decays within them; where the machine turns slower, the number shrinks. Until the decay begins it may
+grow again, so that a short disturbance costs little more than itself; after that, never. The last checkpoint's seconds are
+set aside.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ def limits(options: TrainOptions, state: TrainState, clock: Clock) -> list[tuple
 
 
 def horizon(options: TrainOptions, state: TrainState, clock: Clock) -> int | None:
-    """Steps in all, as far as they are known now: found once from the measured speed, later only shrunk."""
+    """Steps in all, as far as they are known now: found from the measured speed, and corrected by it."""
     known = limits(options, state, clock)
     if not known:
         return state.total_steps
@@ -42,7 +43,7 @@ def horizon(options: TrainOptions, state: TrainState, clock: Clock) -> int | Non
     left = max(0.0, limit - spent - saves * clock.save_seconds)
     if state.total_steps is None:
         return _found(options, state, limit, spent, left)
-    return _shrunk(options, state, clock, left)
+    return _corrected(options, state, clock, left)
 
 
 def _found(options: TrainOptions, state: TrainState, limit: float, spent: float, left: float) -> int | None:
@@ -50,23 +51,36 @@ def _found(options: TrainOptions, state: TrainState, limit: float, spent: float,
     is_probed = state.step > PROBE_STEPS and spent >= PROBE_SHARE * limit
     if not (is_probed or spent >= limit / 2 or state.step >= at_most):
         return None
-    # the first step allocates, and its checkpoint is proven: neither says how fast the others are
-    timed_steps, timed_seconds = state.step - 1, state.seconds - state.first_step_seconds
-    steps_per_second = timed_steps / timed_seconds if timed_steps else 1 / state.seconds
-    return min(state.step + int(left * steps_per_second), at_most)
+    return min(state.step + int(left / (_mean_step_seconds(state) or state.seconds)), at_most)
 
 
-def _shrunk(options: TrainOptions, state: TrainState, clock: Clock, left: float) -> int:
-    """Only for schedules that can end anywhere; a cosine is cut off by `is_spent`, not bent."""
+def _corrected(options: TrainOptions, state: TrainState, clock: Clock, left: float) -> int:
+    """Fewer steps where they no longer fit, more where they do again and the rate does not decay yet.
+
+    Until then the mean speed of all steps counts: seconds in which something else had the machine must not cost the
+    rest of the limit. In the decay it is the speed of the last ones. Only for schedules that can end anywhere; a cosine
+    is cut off by `is_spent`, not bent.
+    """
     assert state.total_steps is not None
     if not can_end_anywhere(options) or state.step <= PROBE_STEPS:
         return state.total_steps
     if left < clock.next_step_seconds():  # not even one more
         return state.step
-    to_do, per_step = state.total_steps - state.step, clock.seconds_per_step()
-    if per_step is None or to_do * per_step <= LATE * left:
+    to_do = state.total_steps - state.step
+    is_decaying = options.lr_scheduler == "wsd" and to_do <= state.total_steps * options.decay_ratio + 1
+    per_step = clock.seconds_per_step() if is_decaying else _mean_step_seconds(state)
+    if per_step is None:
         return state.total_steps
-    return state.step + max(1, int(left / per_step))
+    fitting = state.step + max(1, int(left / per_step))
+    if to_do * per_step > LATE * left:
+        return fitting
+    more = min(fitting, options.max_steps or fitting)
+    return more if more > LATE * state.total_steps and not is_decaying else state.total_steps
+
+
+def _mean_step_seconds(state: TrainState) -> float | None:
+    """Of all steps but the first, which allocates, and whose checkpoint is proven."""
+    return (state.seconds - state.first_step_seconds) / (state.step - 1) if state.step > 1 else None
 
 
 def can_end_anywhere(options: TrainOptions) -> bool:
