@@ -75,3 +75,17 @@ def test_activations_grow_with_tokens_layers_and_width() -> None:
 
 def test_the_cache_holds_keys_and_values() -> None:
     assert flops.cache_bytes(SMALL, 100, 2) == 100 * 2 * 2 * 2 * 16 * 2  # tokens, k and v, layers, heads, width, bytes
+
+
+def test_checkpointing_keeps_less_and_selective_lies_between() -> None:
+    model = model_config("135m")
+    for is_bf16 in (True, False):
+        logits = 2048 * 49152 * 4 * 3
+        whole, some, inputs = (
+            flops.activation_bytes(model, 4096, is_bf16=is_bf16, checkpointing=mode) - logits
+            for mode in (False, "selective", True)
+        )
+        assert inputs < 0.5 * some
+        assert some < 0.7 * whole
+        # 30 blocks' fp32 inputs, and less than two layers of all the rest
+        assert 4096 * 30 * 4 * 576 < inputs < 4096 * 30 * 4 * 576 + whole / 15

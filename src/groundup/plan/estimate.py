@@ -166,7 +166,13 @@ def _training(kind: str, settings: Any, facts: Facts, *, passes: float, rows_per
     optimizer = str(_get(settings, "optimizer", "adamw"))
     is_bf16 = facts.machine.dtype(_get(settings, "bf16", "auto")) == "bfloat16"
     work = flops.training_flops(model, tokens, length) + (passes - 1) * flops.forward_flops(model, tokens, length)
-    memory = flops.training_memory_bytes(model, micro_tokens if packed else tokens_per_step, optimizer, is_bf16=is_bf16)
+    memory = flops.training_memory_bytes(
+        model,
+        micro_tokens if packed else tokens_per_step,
+        optimizer,
+        is_bf16=is_bf16,
+        checkpointing=_get(settings, "gradient_checkpointing", False),
+    )
     return _spread(
         kind,
         START_SECONDS["train"] + steps * each,

@@ -46,23 +46,38 @@ def optimizer_bytes(model: ModelConfig, optimizer: str) -> float:
     return WEIGHT_BYTES * 2.0 * model.parameters()
 
 
-def activation_bytes(model: ModelConfig, tokens: float, *, is_bf16: bool) -> float:
-    """What the backward pass needs of `tokens` in one micro-batch, eager, without checkpointing.
+def activation_bytes(model: ModelConfig, tokens: float, *, is_bf16: bool, checkpointing: bool | str = False) -> float:
+    """What the backward pass needs of `tokens` in one micro-batch, eager; `checkpointing` is the recipe's
+    gradient_checkpointing.
 
     Per token and layer 26 h + 8 f bytes under bfloat16 autocast with fp32 norms (derived and confirmed by tracing),
-    40 h + 16 f in fp32; the loss is chunked, so that logits stay small.
+    40 h + 16 f in fp32; the loss is chunked, so that logits stay small. With checkpointing the block's fp32 input and,
+    where it is selective, the results of products and attention; one block is there whole while it is computed again.
     """
     h, f = model.hidden_size, model.intermediate_size
     per_layer = 26 * h + 8 * f if is_bf16 else 40 * h + 16 * f
     logits_chunk = min(tokens, 2048) * model.vocab_size * 4.0 * 3
-    return tokens * model.num_hidden_layers * per_layer + logits_chunk
+    if not checkpointing:
+        return tokens * model.num_hidden_layers * per_layer + logits_chunk
+    query, key = model.num_attention_heads * model.head_dim, model.num_key_value_heads * model.head_dim
+    products = 2 * (query + key + h + f) if checkpointing == "selective" else 0
+    kept = 4 * h + (2 if is_bf16 else 4) * products
+    return tokens * (model.num_hidden_layers * kept + per_layer) + logits_chunk
 
 
-def training_memory_bytes(model: ModelConfig, micro_batch_tokens: float, optimizer: str, *, is_bf16: bool) -> float:
+def training_memory_bytes(
+    model: ModelConfig,
+    micro_batch_tokens: float,
+    optimizer: str,
+    *,
+    is_bf16: bool,
+    checkpointing: bool | str = False,
+) -> float:
     """Resident memory of a training process: libraries, weights, gradients, moments, activations of one micro-batch."""
     weights = WEIGHT_BYTES * model.parameters()
     states = 2.0 * weights + optimizer_bytes(model, optimizer)
-    return PROCESS_BYTES + states + activation_bytes(model, micro_batch_tokens, is_bf16=is_bf16)
+    activations = activation_bytes(model, micro_batch_tokens, is_bf16=is_bf16, checkpointing=checkpointing)
+    return PROCESS_BYTES + states + activations
 
 
 def checkpoint_bytes(model: ModelConfig, optimizer: str) -> float:
