@@ -202,7 +202,7 @@ def run_ppo(folder: Path, context: StageContext, s: PpoSettings) -> tuple[TrainR
 
 def test_reward_rises_on_a_task_with_a_known_best_policy(chat_model_folder: Path, stage_context: Any) -> None:
     """The best policy ends its answer at once (score 5/6). The random one that it starts from rambles."""
-    s = ppo_settings(total_episodes=1920, rollout_batch_size=64, micro_batch_size=64, learning_rate=3e-3)
+    s = ppo_settings(total_episodes=2880, rollout_batch_size=64, micro_batch_size=64, learning_rate=3e-3)
     context = stage_context("bandit")
     result, _ = run_ppo(chat_model_folder, context, s)
     first = json.loads((context.folder / "metrics.jsonl").read_text().splitlines()[0])
