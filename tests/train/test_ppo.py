@@ -209,6 +209,16 @@ def test_reward_rises_on_a_task_with_a_known_best_policy(chat_model_folder: Path
     assert first["score"] < 0.1 and result.metrics["score"] > 0.6
 
 
+def test_the_gap_between_writing_and_training_is_logged_and_is_rounding(
+    chat_model_folder: Path, stage_context: Any
+) -> None:
+    s = ppo_settings(total_episodes=32, rollout_batch_size=32, temperature=0.8)
+    context = stage_context("gap")
+    run_ppo(chat_model_folder, context, s)
+    first = json.loads((context.folder / "metrics.jsonl").read_text().splitlines()[0])
+    assert 0 < first["rollout_logprob_gap"] < 1e-5
+
+
 class StopsAfter(StopRequest):
     """A stop request that arrives after some looks at it."""
 

@@ -12,7 +12,6 @@ from groundup.artifacts import MARKER, read_artifact, read_json
 from groundup.errors import UserError
 
 CHAT_KINDS = ("ppo", "dpo", "sft", "pretrain")  # best first
-HALF_A_CHARACTER = "\ufffd"
 
 
 @dataclass(frozen=True)
@@ -79,10 +78,11 @@ class _Speaker:
         import torch
 
         from groundup.model.files import load_model
-        from groundup.model.generate import Sampling
+        from groundup.model.generate import PromptCache, Sampling, prepare
         from groundup.tokens.tokenizer import Tokenizer
 
-        self.model = load_model(folder)
+        self.model = prepare(load_model(folder))
+        self.read = PromptCache(self.model)  # the next turn reads only what is new
         self.tokenizer = Tokenizer.from_folder(folder)
         self.options = options
         self.sampling = Sampling(
@@ -104,7 +104,7 @@ class _Speaker:
         import dataclasses
 
         from groundup.chat.template import prompt_ids
-        from groundup.model.generate import stream
+        from groundup.model.generate import stream_text
 
         prompt = prompt_ids(self.tokenizer, messages)
         room = self.model.config.max_position_embeddings - len(prompt)
@@ -113,19 +113,10 @@ class _Speaker:
                 f"the conversation has {len(prompt)} tokens, and the model reads at most {room + len(prompt)}"
             )
         sampling = dataclasses.replace(self.sampling, max_new_tokens=min(self.sampling.max_new_tokens, room))
-        ids: list[int] = []
-        shown = ""
-        for token in stream(self.model, prompt, sampling, self.generator):
-            if token in sampling.stop_ids:
-                break
-            ids.append(token)
-            text = self.tokenizer.decode(ids, skip_special_tokens=True)
-            if not text.endswith(HALF_A_CHARACTER):
-                yield text[len(shown) :]
-                shown = text
-        rest = self.tokenizer.decode(ids, skip_special_tokens=True)[len(shown) :]
-        if rest:
-            yield rest
+        yield from stream_text(self.model, prompt, sampling, self._decode, self.generator, cache=self.read)
+
+    def _decode(self, ids: list[int]) -> str:
+        return self.tokenizer.decode(ids, skip_special_tokens=True)
 
 
 def _stop_ids(folder: Path, tokenizer: Any) -> list[int]:

@@ -21,7 +21,7 @@ from groundup.console import Console
 from groundup.errors import UserError
 from groundup.evaluate.models import Examinee
 from groundup.evaluate.sandbox import Level, Limits, ProgramResult, run_program
-from groundup.model.generate import Sampling, generate
+from groundup.model.generate import Sampling, generate, prepare
 from groundup.packages import open_member
 
 STOPS = ("\nclass", "\ndef", "\n#", "\nif", "\nprint")  # the paper's
@@ -88,12 +88,12 @@ def complete_tasks(
     new_tokens = min(max_new_tokens, max(1, room // 2))
     start = tokenizer.document_end_id
     prompts = [[start, *tokenizer.encode(task.prompt)[-(room - new_tokens - 1) :]] for task in tasks]
-    sampling = Sampling(max_new_tokens=new_tokens, temperature=0.0, stop_ids=examinee.stop_ids)
+    sampling = Sampling(max_new_tokens=new_tokens, temperature=0.0, stop_ids=examinee.stop_ids, stop_strings=STOPS)
+    engine = prepare(examinee.model)
     completions: list[str] = []
     for at in range(0, len(tasks), batch_size):
-        replies = generate(examinee.model, prompts[at : at + batch_size], sampling)
-        texts = (tokenizer.decode(reply.ids[:-1] if reply.finished else reply.ids) for reply in replies)
-        completions += [cut_at_stop(text) for text in texts]
+        replies = generate(engine, prompts[at : at + batch_size], sampling, decode=tokenizer.decode)
+        completions += [cut_at_stop(reply.text or "") for reply in replies]
         progress(len(completions))
     return completions
 

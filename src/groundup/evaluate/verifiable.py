@@ -8,7 +8,7 @@ from typing import Any
 from groundup.chat.template import prompt_ids
 from groundup.evaluate.models import Examinee
 from groundup.evaluate.stats import paired_difference, wilson
-from groundup.model.generate import Sampling, generate
+from groundup.model.generate import Sampling, generate, prepare
 from groundup.tasks import Task, is_correct
 
 Item = dict[str, Any]  # {task, prompt, answer, completion, correct, finished}
@@ -32,11 +32,10 @@ def answer_tasks(
     room = examinee.model.config.max_position_embeddings - max(map(len, prompts), default=0)
     sampling = Sampling(max_new_tokens=max(1, min(max_new_tokens, room)), temperature=0.0, stop_ids=stop_ids)
     items: list[Item] = []
+    engine = prepare(examinee.model)
     for start in range(0, len(tasks), batch_size):
         batch = range(start, min(start + batch_size, len(tasks)))
-        for number, reply in zip(
-            batch, generate(examinee.model, [prompts[number] for number in batch], sampling), strict=True
-        ):
+        for number, reply in zip(batch, generate(engine, [prompts[number] for number in batch], sampling), strict=True):
             text = tokenizer.decode(reply.ids[:-1] if reply.finished else reply.ids)
             items.append(
                 {

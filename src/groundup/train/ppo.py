@@ -181,7 +181,9 @@ class Ppo:
         stop_ids = tuple(self.tokenizer.stop_ids)
         sampling = Sampling(max_new_tokens=s.response_length, temperature=s.temperature, stop_ids=stop_ids)
         dtype = torch.bfloat16 if self.dtype == "bfloat16" else None
-        completions = generate(model.policy, ids, sampling, generator_of(number, self.seed), dtype=dtype)
+        completions = generate(
+            model.policy, ids, sampling, generator_of(number, self.seed), dtype=dtype, return_logprobs=True
+        )
         answers = join_answers(ids, completions, self.tokenizer.pad_id)
         scores = self.score(prompts, ids, completions)
 
@@ -203,6 +205,7 @@ class Ppo:
             rewards = whiten(rewards, answers.mask, shift_mean=False)
         advantages, returns = gae(rewards, values, answers.mask, s.gamma, s.lam)
         stats = self._stats(answers, scores, kl, old_logprobs, values, returns)
+        stats["rollout_logprob_gap"] = logprob_gap(completions, old_logprobs[answers.mask])
         self._adapt_kl(stats["kl"])
         return Rollout(answers, old_logprobs, values, advantages, returns, stats)
 
@@ -275,6 +278,15 @@ class Ppo:
                 f"PPO's probability ratio is off by {deviation:.2g} before any update, where it must be 1: the forward "
                 "pass does not repeat itself (dropout left on, or products that depend on the load)"
             )
+
+
+def logprob_gap(completions: Sequence[Completion], trained: Tensor) -> float:
+    """Mean |log p when it was written - log p in the training forward pass| per token of the answers, in nats.
+
+    Rounding alone gives about 1e-6 in fp32 and 1e-2 in bfloat16; more says that the two do not compute the same model.
+    """
+    written = torch.tensor([number for completion in completions for number in completion.logprobs or []])
+    return float((written - trained).abs().mean())
 
 
 # ---------------------------------------------------------------- the stage
