@@ -154,8 +154,8 @@ def join_heads(
     parts = None if w.q_norm is None else torch.empty(native.ROW_BLOCKS, 2 * d)
     bias = None if qkv is None else _joined(w.q_bias, w.k_bias, w.v_bias)
     native.call(
-        "join_heads", dq.dtype, dq, dk, dv, qkv, bias, *_rotation(shape, rows), _optional(w.q_norm), _optional(w.k_norm),
-        shape.eps, d**-0.5, dqkv, parts, batch, t, kv, g, d,
+        "join_heads", dq.dtype, dq, dk, dv, qkv, bias, *_rotation(shape, rows), _optional(w.q_norm),
+        _optional(w.k_norm), shape.eps, d**-0.5, dqkv, parts, batch, t, kv, g, d,
     )  # fmt: skip
     if parts is None:
         return dqkv, None, None

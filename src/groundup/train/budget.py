@@ -2,8 +2,8 @@
 
 Steps and tokens are known in advance. Time and money become a number of steps once some steps have been timed, so that
 the learning rate decays within them; where the machine turns slower, the number shrinks. Until the decay begins it may
-grow again, so that a short disturbance costs little more than itself; after that, never. The last checkpoint's seconds are
-set aside.
+grow again, so that a short disturbance costs little more than itself; after that, never. The last checkpoint's seconds
+are set aside.
 """
 
 from __future__ import annotations
