@@ -24,6 +24,16 @@ from groundup.team import Team
 
 FORMAT_VERSION = 1
 MARKER = "artifact.json"
+TOKENIZER_FILES = (  # of a model folder: what goes with its tokenizer
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+    "vocab.json",
+    "merges.txt",
+    "tokenizer.model",
+)
 
 
 @dataclass(frozen=True)

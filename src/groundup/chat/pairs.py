@@ -21,7 +21,7 @@ from groundup.chat.settings import PairsSettings
 from groundup.chat.template import control_tokens, prompt_ids
 from groundup.errors import EXIT_FAILED, Problem, UserError
 from groundup.model.files import load_model, require_same_vocabulary
-from groundup.model.generate import Completion, Sampling, generate
+from groundup.model.generate import Completion, Sampling, generate, prepare
 from groundup.recipe import CheckReport
 from groundup.tasks import Task, is_correct, make_tasks, require_tasks
 from groundup.tokens.tokenizer import Tokenizer
@@ -44,7 +44,7 @@ def run(settings: PairsSettings, context: StageContext) -> StageResult:
     folder = context.model_folder(settings.model)
     tokenizer = Tokenizer.from_folder(folder)
     require_same_vocabulary(folder, tokenizer)
-    model = load_model(folder).eval()
+    engine = prepare(load_model(folder).eval())  # weights are packed once, not for every call
     tasks = make_tasks(settings.tasks, "train", settings.prompts, context.seed + 1)  # not the rows of fine-tuning
     sampling = Sampling(settings.response_length, settings.temperature, stop_ids=tuple(tokenizer.stop_ids))
     controls = frozenset(control_tokens(folder))
@@ -54,7 +54,7 @@ def run(settings: PairsSettings, context: StageContext) -> StageResult:
             asked = tasks[start : start + QUESTIONS_AT_ONCE]
             prompts = [ids for task in asked for ids in [question_ids(tokenizer, task)] * settings.samples]
             generator = torch.Generator().manual_seed(context.seed + start)
-            answers = generate(model, prompts, sampling, generator)
+            answers = generate(engine, prompts, sampling, generator)
             for number, task in enumerate(asked):
                 own = answers[number * settings.samples : (number + 1) * settings.samples]
                 outcomes.append(judge(task, own, tokenizer, controls))

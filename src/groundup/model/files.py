@@ -20,7 +20,7 @@ import safetensors
 import torch
 from torch import Tensor, nn
 
-from groundup.artifacts import disk_error, read_json, sync_folder, write_json
+from groundup.artifacts import TOKENIZER_FILES, disk_error, read_json, sync_folder, write_json
 from groundup.errors import Problem, UserError
 from groundup.model.config import ModelConfig
 from groundup.model.decoder import Decoder
@@ -28,16 +28,6 @@ from groundup.model.deferred import Part, defer, whole_of
 from groundup.model.sharded_files import INDEX, is_sharded, write_sharded, writes_here
 from groundup.model.tensor_files import write_safetensors
 
-TOKENIZER_FILES = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "chat_template.jinja",
-    "vocab.json",
-    "merges.txt",
-    "tokenizer.model",
-)
 NAMES_SHOWN = 8
 
 # ---------------------------------------------------------------- reading

@@ -10,7 +10,7 @@ from typing import Any
 
 import tokenizers
 
-from groundup.artifacts import read_json, write_atomic
+from groundup.artifacts import TOKENIZER_FILES, read_json, write_atomic
 from groundup.errors import UserError
 
 END_OF_TEXT = "<|endoftext|>"  # between documents
@@ -18,16 +18,6 @@ TURN_START = "<|im_start|>"
 TURN_END = "<|im_end|>"
 PADDING = "<|pad|>"
 SPECIAL_TOKENS = (END_OF_TEXT, TURN_START, TURN_END, PADDING)  # ids 0, 1, 2, 3 in our tokenizers
-FILES = {
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "chat_template.jinja",
-    "vocab.json",
-    "merges.txt",
-    "tokenizer.model",
-}
 
 
 class Tokenizer:
@@ -137,7 +127,7 @@ class Tokenizer:
     def copy_to(self, folder: Path) -> None:
         """The tokenizer's files, byte for byte, in another folder."""
         for path in sorted(self.folder.iterdir()):
-            if path.name in FILES:
+            if path.name in TOKENIZER_FILES:
                 write_atomic(folder / path.name, path.read_bytes())
 
     @cached_property

@@ -39,8 +39,11 @@ from groundup.train.step import train_step
 from groundup.train.trackers import Trackers, open_trackers
 from groundup.train.verdicts import Verdicts, tell
 from groundup.train.watchdog import Watchdog, is_launched
+from groundup.train.world import World
 
 __all__ = ["LossParts", "Objective", "TrainOptions", "TrainResult", "train", "train_options", "train_step"]
+
+Evaluate = Callable[[nn.Module], dict[str, float]]
 
 
 @dataclass(frozen=True)
@@ -59,7 +62,7 @@ def train(
     options: TrainOptions,
     context: StageContext,
     *,
-    evaluate: Callable[[nn.Module], dict[str, float]] | None = None,
+    evaluate: Evaluate | None = None,
 ) -> TrainResult:
     """Train the parameters that require a gradient, from the newest checkpoint of the stage or from the start.
 
@@ -72,158 +75,240 @@ def train(
     world = open_world(options, context.team)
     model = world.prepare(model)
     speed_up(model, options)
-    optimizers = build_optimizers(
-        model,
-        optimizer=options.optimizer,
-        weight_decay=options.weight_decay,
-        betas=options.betas,
-        eps=options.eps,
-        learning_rate_scales=options.learning_rate_scales,
-    )
-    configuration = options.configuration()
-    state = TrainState(total_steps=options.known_horizon, configuration=configuration)
-    checkpoints: Checkpoints = world.checkpoints(
-        Checkpoints(
-            context.shared_folder / "checkpoints",
-            model,
-            optimizers,
-            configuration,
-            context.console,
-            keep=options.save_total_limit,
-            milestone_steps=options.milestone_steps,
-            regular_steps=options.save_steps if options.on_spike == "rewind" else None,
-            group=world.checkpoint_group,
-        )
-    )
-    restored = checkpoints.restore()
-    if restored is not None:
-        state, objective_state = restored
-        objective.load_state_dict(objective_state)
-        context.console.info(f"  {context.name}: going on from step {state.step:,}")
-    accept_skips(options, state, where=context.name)
-    keep_left_out(context.folder, state)
-    metrics = MetricsFile(context.folder / "metrics.jsonl", state.step)
-    verdicts = Verdicts(read_metrics(metrics.path))
-    clock = Clock(state, context.folder / "timing.json" if world.is_main else None)
-
-    def save(*, wait: bool) -> None:
-        metrics.sync()
-        started = clock.seconds()
-        checkpoints.save(state, objective.state_dict(), wait=wait)
-        if wait:
-            clock.save_done(clock.seconds() - started)
-
-    def mirrors() -> Trackers:
-        names = options.report_to if world.is_main else ()
-        logs = context.folder / "logs"
-        return open_trackers(names, logs, context.run_folder.name, context.name, state.step, context.console.warn)
-
-    def tell_main(finding: Finding) -> None:
-        if world.is_main:
-            tell(context, finding)
-
-    model.train()
-    shown: tuple[str, ...] = getattr(objective, "shown", ("loss",))
-    is_first_save = restored is None  # else the disk has just shown that it gives back what it was given
-    # what is sampled from the model cannot be prepared ahead, and its loss is nothing that ought to fall
-    is_judged = bool(getattr(objective, "is_function_of_step", False))
-    guard = Guard(options, tell_main, is_loss_judged=is_judged)
-    ahead = Ahead(objective, model, device=options.device)
-    told_steps = math.inf
-    trackers = mirrors()
-    is_gpu = options.device.startswith("cuda")
-    peak = peak_flops(options.dtype, context.cache, torch.cuda.get_device_name() if is_gpu else None)
-    use = use_per_token(model, options.sequence_len, peak, world.size if is_gpu else 1)
-    watch = Watchdog(options.stall_seconds, context.console.warn, context.console.log, is_launched=is_launched())
+    training = _Training(model, objective, options, context, world, evaluate)
     try:
-        if world.from_main(budget.is_spent(options, clock)) and state.step != state.total_steps:
-            raise budget.used_up(options, where=context.name)
-        total, unit = (options.time_limit_seconds, "s") if state.total_steps is None else (state.total_steps, "steps")
-        progress = context.console.progress(context.name, total or 1, unit)
-        with watch, context.stop.deferred(), progress as bar, steady_collection(options.device) as collect:
-            bar(state.step if unit == "steps" else state.seconds)
-            while state.total_steps is None or state.step < state.total_steps:
-                started, tokens = time.perf_counter(), state.tokens
-                row = train_step(
-                    model, objective, optimizers, options, state, world, batches=ahead, is_wanted=guard.is_wanted
-                )
-                clock.step_done(state, time.perf_counter() - started, row["data_wait"])
-                watch.step_done()
-                collect(state.step)
-                if guard.wants_rewind(state) and (found := guard.rewind(state, checkpoints)) is not None:
-                    state, objective_state = found
-                    objective.load_state_dict(objective_state)
-                    verdicts = Verdicts(metrics.cut(state.step))
-                    clock.went_back(state)
-                    trackers.close()
-                    trackers = mirrors()
-                    save(wait=True)  # what is left out from here on is not forgotten in a kill
-                    keep_left_out(context.folder, state)
-                    continue
-                is_logged = state.step == 1 or state.step % options.logging_steps == 0
-                before = state.total_steps
-                if options.is_timed:
-                    state.total_steps = world.from_main(budget.horizon(options, state, clock))
-                is_broke = options.budget is not None and world.from_main(budget.is_spent(options, clock))
-                if (is_broke and budget.can_end_anywhere(options)) or budget.tokens_are_spent(
-                    options, state, state.tokens - tokens
-                ):
-                    state.total_steps = state.step
-                is_horizon_new = before is None and state.total_steps is not None
-                fits = state.total_steps if state.total_steps is not None else math.inf
-                if fits != before and fits < 0.95 * told_steps and world.is_main:
-                    told_steps = fits
-                    context.console.info(f"  {context.name}: {fits:,} steps fit into the limits")
-                is_last = state.step == state.total_steps
-                is_evaluated = evaluate is not None and (is_last or _is_due(state.step, options.eval_steps))
-                if evaluate is not None and is_evaluated:
-                    row |= world.evaluate(partial(_evaluate, model, evaluate))
-                if is_evaluated or is_last or is_logged:
-                    row |= clock.speed(state)
-                    row |= {"mfu": row["tokens_per_second"] * use} if use else {}
-                    metrics.write({"step": state.step, **row, **guard.counts(state), "memory": peak_memory_bytes()})
-                    trackers.send(metrics.last)
-                    if is_judged:
-                        told = state.guards.setdefault("told", {})
-                        for finding in verdicts.look(metrics.last, told, after=2 * options.warmup_steps):
-                            tell_main(finding)
-                bar(state.step if unit == "steps" else state.seconds, progress_note(row, shown))
-                stopping = world.any(context.stop.is_set or checkpoints.has_failed)
-                if stopping:
-                    checkpoints.wait()  # a save that went wrong in the background ends the run here
-                if is_first_save or is_horizon_new or is_last or stopping or is_broke:
-                    save(wait=True)
-                    if is_first_save:
-                        checkpoints.prove(state)
-                    is_first_save = False
-                elif options.is_save_due(state.step):
-                    save(wait=False)
-                if state.step == 1:
-                    state.first_step_seconds = clock.seconds()
-                if stopping and not is_last:
-                    context.stop.join()  # it may be another process that was asked
-                    context.stop.raise_if_set(f"{context.name} is saved at step {state.step:,}")
-                if is_broke and not is_last:
-                    raise Stopped(budget.stopped_text(options, state, clock, context.name), EXIT_REFUSED)
+        training.run()
     finally:
         slow_down(model)
-        ahead.close()
-        trackers.close()
-        clock.keep()
-        checkpoints.close()
-        metrics.close()
+        training.close()
         world.close()
     if options.has_limits:
-        context.console.info(f"  {context.name}: {budget.spent_text(options, state, clock)}")
+        context.console.info(f"  {context.name}: {budget.spent_text(options, training.state, training.clock)}")
     world.end_helping()
-    return TrainResult(
-        steps=state.step,
-        tokens=state.tokens,
-        seconds=state.seconds,
-        loss=float(metrics.last.get("loss") or 0.0),
-        tokens_per_second=state.tokens / max(state.seconds, 1e-9),
-        metrics=metrics.last,
-    )
+    return training.result()
+
+
+class _Training:
+    """What a run of the loop is made of, and what happens after each step, in the order in which it happens."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        objective: Objective,
+        options: TrainOptions,
+        context: StageContext,
+        world: World,
+        evaluate: Evaluate | None,
+    ) -> None:
+        self.model, self.objective, self.options = model, objective, options
+        self.context, self.world, self.evaluate = context, world, evaluate
+        self.optimizers = build_optimizers(
+            model,
+            optimizer=options.optimizer,
+            weight_decay=options.weight_decay,
+            betas=options.betas,
+            eps=options.eps,
+            learning_rate_scales=options.learning_rate_scales,
+        )
+        self.checkpoints = self._open_checkpoints()
+        self.state = TrainState(total_steps=options.known_horizon, configuration=options.configuration())
+        restored = self.checkpoints.restore()
+        if restored is not None:
+            self._take(*restored)
+            context.console.info(f"  {context.name}: going on from step {self.state.step:,}")
+        self.is_first_save = restored is None  # else the disk has just shown that it gives back what it was given
+        accept_skips(options, self.state, where=context.name)
+        keep_left_out(context.folder, self.state)
+        self.metrics = MetricsFile(context.folder / "metrics.jsonl", self.state.step)
+        self.trackers = self._open_trackers()
+        self.clock = Clock(self.state, context.folder / "timing.json" if world.is_main else None)
+        # what is sampled from the model cannot be prepared ahead, and its loss is nothing that ought to fall
+        self.is_judged = bool(getattr(objective, "is_function_of_step", False))
+        self.guard = Guard(options, self._tell, is_loss_judged=self.is_judged)
+        self.verdicts = Verdicts(read_metrics(self.metrics.path))
+        self.watch = Watchdog(
+            options.stall_seconds, context.console.warn, context.console.log, is_launched=is_launched()
+        )
+        self.ahead = Ahead(objective, model, device=options.device)
+        is_gpu = options.device.startswith("cuda")
+        peak = peak_flops(options.dtype, context.cache, torch.cuda.get_device_name() if is_gpu else None)
+        self.use = use_per_token(model, options.sequence_len, peak, world.size if is_gpu else 1)
+        self.told_steps = math.inf  # the horizon that was told last
+        self.shown: tuple[str, ...] = getattr(objective, "shown", ("loss",))
+
+    def run(self) -> None:
+        """Train to the end. Raises Stopped where something else ends it; the work is saved then."""
+        options, state, context = self.options, self.state, self.context
+        if self.world.from_main(budget.is_spent(options, self.clock)) and state.step != state.total_steps:
+            raise budget.used_up(options, where=context.name)
+        in_steps = state.total_steps is not None
+        total = state.total_steps if in_steps else options.time_limit_seconds
+        self.model.train()
+        with (
+            self.watch,
+            context.stop.deferred(),
+            context.console.progress(context.name, total or 1, "steps" if in_steps else "s") as bar,
+            steady_collection(options.device) as collect,
+        ):
+            bar(self.state.step if in_steps else self.state.seconds)
+            while self.state.total_steps is None or self.state.step < self.state.total_steps:
+                row = self._step()
+                self.watch.step_done()
+                collect(self.state.step)
+                if self._rewound():
+                    continue
+                is_horizon_new, is_broke = self._find_horizon(row.pop("step_tokens"))
+                self._log(row)
+                bar(self.state.step if in_steps else self.state.seconds, progress_note(row, self.shown))
+                self._save_or_stop(is_horizon_new, is_broke)
+
+    def result(self) -> TrainResult:
+        state, last = self.state, self.metrics.last
+        return TrainResult(
+            steps=state.step,
+            tokens=state.tokens,
+            seconds=state.seconds,
+            loss=float(last.get("loss") or 0.0),
+            tokens_per_second=state.tokens / max(state.seconds, 1e-9),
+            metrics=last,
+        )
+
+    def close(self) -> None:
+        self.ahead.close()
+        self.trackers.close()
+        self.clock.keep()
+        self.checkpoints.close()
+        self.metrics.close()
+
+    # ------------------------------------------------------------ a step, and what follows it
+
+    def _step(self) -> dict[str, Any]:
+        """One update. The row has `step_tokens` beside what is logged."""
+        started, tokens = time.perf_counter(), self.state.tokens
+        row = train_step(
+            self.model,
+            self.objective,
+            self.optimizers,
+            self.options,
+            self.state,
+            self.world,
+            batches=self.ahead,
+            is_wanted=self.guard.is_wanted,
+        )
+        self.clock.step_done(self.state, time.perf_counter() - started, row["data_wait"])
+        return row | {"step_tokens": self.state.tokens - tokens}
+
+    def _rewound(self) -> bool:
+        """Go back to before a spike that lasts, where that is asked for."""
+        if not self.guard.wants_rewind(self.state):
+            return False
+        found = self.guard.rewind(self.state, self.checkpoints)
+        if found is None:
+            return False
+        self._take(*found)
+        self.verdicts = Verdicts(self.metrics.cut(self.state.step))
+        self.clock.went_back(self.state)
+        self.trackers.close()
+        self.trackers = self._open_trackers()
+        self._save(wait=True)  # what is left out from here on is not forgotten in a kill
+        keep_left_out(self.context.folder, self.state)
+        return True
+
+    def _find_horizon(self, step_tokens: int) -> tuple[bool, bool]:
+        """Turn the limits into `state.total_steps`. Returns (it has just become known, the money is spent)."""
+        options, state, clock, world = self.options, self.state, self.clock, self.world
+        before = state.total_steps
+        if options.is_timed:
+            state.total_steps = world.from_main(budget.horizon(options, state, clock))
+        is_broke = options.budget is not None and bool(world.from_main(budget.is_spent(options, clock)))
+        if budget.tokens_are_spent(options, state, step_tokens) or (is_broke and budget.can_end_anywhere(options)):
+            state.total_steps = state.step
+        fits = math.inf if state.total_steps is None else state.total_steps
+        if fits != before and fits < 0.95 * self.told_steps and world.is_main:
+            self.told_steps = fits
+            self.context.console.info(f"  {self.context.name}: {fits:,} steps fit into the limits")
+        return before is None and state.total_steps is not None, is_broke
+
+    def _log(self, row: dict[str, Any]) -> None:
+        """Evaluate, write a line and judge the curve, where that is due. What was evaluated is added to `row`."""
+        options, state = self.options, self.state
+        is_last = state.step == state.total_steps
+        is_evaluated = self.evaluate is not None and (is_last or _is_due(state.step, options.eval_steps))
+        if self.evaluate is not None and is_evaluated:
+            row |= self.world.evaluate(partial(_evaluate, self.model, self.evaluate))
+        if not (is_evaluated or is_last or state.step == 1 or _is_due(state.step, options.logging_steps)):
+            return
+        line = {"step": state.step, **row, **self.clock.speed(state)}
+        line |= {"mfu": line["tokens_per_second"] * self.use} if self.use else {}
+        self.metrics.write({**line, **self.guard.counts(state), "memory": peak_memory_bytes()})
+        self.trackers.send(self.metrics.last)
+        if self.is_judged:
+            told = state.guards.setdefault("told", {})
+            for finding in self.verdicts.look(self.metrics.last, told, after=2 * options.warmup_steps):
+                self._tell(finding)
+
+    def _save_or_stop(self, is_horizon_new: bool, is_broke: bool) -> None:
+        """A checkpoint where one is due. Raises Stopped where the run was asked to end, or has no money left."""
+        state, context = self.state, self.context
+        is_last = state.step == state.total_steps
+        is_stopping = self.world.any(context.stop.is_set or self.checkpoints.has_failed)
+        if is_stopping:
+            self.checkpoints.wait()  # a save that went wrong in the background ends the run here
+        if self.is_first_save or is_horizon_new or is_last or is_stopping or is_broke:
+            self._save(wait=True)
+            if self.is_first_save:
+                self.checkpoints.prove(state)
+            self.is_first_save = False
+        elif self.options.is_save_due(state.step):
+            self._save(wait=False)
+        if state.step == 1:
+            state.first_step_seconds = self.clock.seconds()
+        if is_stopping and not is_last:
+            context.stop.join()  # it may be another process that was asked
+            context.stop.raise_if_set(f"{context.name} is saved at step {state.step:,}")
+        if is_broke and not is_last:
+            raise Stopped(budget.stopped_text(self.options, state, self.clock, context.name), EXIT_REFUSED)
+
+    # ------------------------------------------------------------ parts
+
+    def _save(self, *, wait: bool) -> None:
+        self.metrics.sync()
+        started = self.clock.seconds()
+        self.checkpoints.save(self.state, self.objective.state_dict(), wait=wait)
+        if wait:
+            self.clock.save_done(self.clock.seconds() - started)
+
+    def _take(self, state: TrainState, objective_state: Any) -> None:
+        self.state = state
+        self.objective.load_state_dict(objective_state)
+
+    def _tell(self, finding: Finding) -> None:
+        if self.world.is_main:
+            tell(self.context, finding)
+
+    def _open_checkpoints(self) -> Checkpoints:
+        options = self.options
+        found: Checkpoints = self.world.checkpoints(
+            Checkpoints(
+                self.context.shared_folder / "checkpoints",
+                self.model,
+                self.optimizers,
+                options.configuration(),
+                self.context.console,
+                keep=options.save_total_limit,
+                milestone_steps=options.milestone_steps,
+                regular_steps=options.save_steps if options.on_spike == "rewind" else None,
+                group=self.world.checkpoint_group,
+            )
+        )
+        return found
+
+    def _open_trackers(self) -> Trackers:
+        """Mirrors of metrics.jsonl, from this step on."""
+        context = self.context
+        names = self.options.report_to if self.world.is_main else ()
+        logs = context.folder / "logs"
+        return open_trackers(names, logs, context.run_folder.name, context.name, self.state.step, context.console.warn)
 
 
 def progress_note(row: Mapping[str, Any], shown: Sequence[str]) -> str:
@@ -235,7 +320,7 @@ def _is_due(step: int, every: int | None) -> bool:
     return every is not None and step % every == 0
 
 
-def _evaluate(model: nn.Module, evaluate: Callable[[nn.Module], dict[str, float]]) -> dict[str, float]:
+def _evaluate(model: nn.Module, evaluate: Evaluate) -> dict[str, float]:
     model.eval()
     with torch.no_grad():
         found = evaluate(model)

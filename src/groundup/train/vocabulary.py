@@ -1,8 +1,8 @@
 """Log-probabilities with a head whose rows, the vocabulary, are split over processes: no process sees whole logits.
 
-Each process has the logits of its own ids. The softmax needs three numbers a token from every process (its largest
-logit, its sum of exponentials, the target's logit where it has it); they are exchanged, the logits never are. Same
-arithmetic as model/logprobs.py; Megatron-LM (arXiv:1909.08053) splits the loss in this way.
+Each process has the logits of its own ids. The softmax needs two numbers a token from every process (the log of its
+sum of exponentials, the target's logit where it has it); they are exchanged, the logits never are. Same arithmetic as
+model/logprobs.py; Megatron-LM (arXiv:1909.08053) splits the loss in this way.
 """
 
 from __future__ import annotations
