@@ -49,7 +49,7 @@ class Work:
     turns: int
     steps: int  # in one turn
     peers: tuple[tuple[str, str], ...]  # system, dtype
-    is_everything: bool = True  # fp32, a bare loop and one process with kernels as well
+    is_everything: bool = True  # fp32 and a bare loop as well
 
 
 WORKS = {
@@ -194,7 +194,7 @@ def contenders(
     if reason := why_no_kernels():
         absent.append(f"groundup's native kernels ({reason})")
     else:
-        for dtype in dtypes if work.is_everything else []:
+        for dtype in dtypes:
             our_run("groundup, kernels", dtype, 1, {})
         for dtype in dtypes if has_processes else []:
             our_run("groundup, kernels, 2 processes", dtype, 2, {})
