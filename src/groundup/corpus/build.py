@@ -30,8 +30,9 @@ from groundup.corpus.mixture import mix
 from groundup.corpus.near import find_near_duplicates
 from groundup.corpus.pii import scrub
 from groundup.corpus.pool import Workers, default_workers
-from groundup.corpus.settings import CorpusSettings, PathSource, PiiType, PythonCodeSource
+from groundup.corpus.settings import CorpusSettings, PiiType
 from groundup.corpus.shards import DROPPED, ShardWriter, drop_row, write_document_file, write_documents
+from groundup.corpus.source_settings import PathSource, PythonCodeSource
 from groundup.errors import EXIT_FAILED, Problem, UserError
 from groundup.packages import is_package, split_spec
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from groundup.artifacts import StageContext
-from groundup.corpus.settings import CorpusSettings, ExamFiles, ExamTasks, PathSource, PythonCodeSource
+from groundup.corpus.settings import CorpusSettings, ExamFiles, ExamTasks
+from groundup.corpus.source_settings import PathSource, PythonCodeSource
 from groundup.corpus.sources.files import local_files
 from groundup.errors import Problem, UserError
 from groundup.packages import Package, is_package, split_spec

@@ -20,8 +20,9 @@ from groundup.corpus.clean import Cleaned, CleanOptions, clean_batch, crashed
 from groundup.corpus.document import Document, Drop
 from groundup.corpus.funnel import SourceFunnel, new_source_funnel, source_funnel_from_json, source_funnel_to_json
 from groundup.corpus.pool import Workers
-from groundup.corpus.settings import CorpusSettings, PathSource, Source
+from groundup.corpus.settings import CorpusSettings
 from groundup.corpus.shards import CLEANED, DROPPED, ShardWriter, document_row, drop_row, read_cleaned, read_dropped
+from groundup.corpus.source_settings import PathSource, Source
 from groundup.corpus.sources import read_source
 from groundup.corpus.sources.files import local_files
 from groundup.packages import PackageUnreachableError, is_package, split_spec

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 Media = Literal["html", "wikitext", "prose", "docs", "dialogue", "code"]
 EXCERPT_CHARS = 300
@@ -24,6 +25,8 @@ class Document:
     text: str
     media: Media
     language: str = ""  # ISO 639-1 where known
+    date: str = ""  # ISO 8601, as exact as the origin says it: "2024", "2024-05-01", "2024-05-01T12:00:00Z"
+    metadata: Mapping[str, Any] = field(default_factory=dict, hash=False)  # JSON-able: votes, thread, title ...
 
     @property
     def bytes(self) -> int:
@@ -32,17 +35,31 @@ class Document:
 
 @dataclass(frozen=True)
 class Drop:
-    """One document that did not go on: at which step, why, and how it begins. `bytes` is its size at that step."""
+    """One document that did not go on: at which step, why, and how it begins. `bytes` is its size at that step.
+
+    Where a number decided, `value` is what was measured and `threshold` what it was held to.
+    """
 
     id: str
     step: str
     reason: str
     excerpt: str = ""
     bytes: int = 0
+    value: float | None = None
+    threshold: float | None = None
 
 
-def drop(document: Document, step: str, reason: str, excerpt: str = "") -> Drop:
-    return Drop(document.id, step, reason, (excerpt or document.text)[:EXCERPT_CHARS], document.bytes)
+def drop(
+    document: Document,
+    step: str,
+    reason: str,
+    excerpt: str = "",
+    *,
+    value: float | None = None,
+    threshold: float | None = None,
+) -> Drop:
+    start = (excerpt or document.text)[:EXCERPT_CHARS]
+    return Drop(document.id, step, reason, start, document.bytes, value, threshold)
 
 
 def words_of(text: str) -> list[str]:

@@ -1,55 +1,55 @@
 """Raw sources -> documents. Each reader streams, survives damaged input, and keeps provenance and licence.
 
-A reader yields documents, and a `Drop` for each candidate it passes over. What is no candidate at all (a WARC's request
-records, say) is counted in `notes`. Readers are told apart by their settings' class; there is no registry.
+A reader's module has two functions. `pieces(settings, cache)` lists what can be read independently (downloading
+where it has to), and `read(settings, piece, notes)` yields a piece's documents, and a `Drop` for each candidate that it
+passes over; what is no candidate at all (a WARC's request records, say) is counted in `notes`.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 
 from groundup.console import Console
 from groundup.corpus.document import Document, Drop
-from groundup.corpus.settings import (
-    BooksSource,
-    DialogueSource,
-    JsonlSource,
-    PythonCodeSource,
-    PythonDocsSource,
-    Source,
-    TextSource,
-    WarcSource,
-    WikipediaSource,
-)
+from groundup.corpus.source_settings import Source
+from groundup.corpus.sources.piece import Piece as Piece
+
+# By import path: a corpus of text files needs neither fastwarc nor mwparserfromhell.
+_MODULES = {
+    "warc": "warc",
+    "wikipedia": "wikipedia",
+    "books": "books",
+    "python_docs": "python_docs",
+    "python_code": "python_code",
+    "dialogue": "dialogue",
+    "text": "text",
+    "jsonl": "rows",
+}
 
 
-def read_source(source: Source, cache: Path, console: Console | None, notes: Counter[str]) -> Iterator[Document | Drop]:
-    """Every candidate of a source, in an order that depends on the input alone.
+def _module(source: Source) -> ModuleType:
+    return import_module(f"{__name__}.{_MODULES[source.type]}")
+
+
+def pieces(source: Source, cache: Path) -> list[Piece]:
+    """What of a source can be read independently, in an order that depends on the input alone; names are unique.
 
     Raises PackageUnreachableError where a pinned package cannot be fetched, UserError where a path does not exist.
     """
-    # Readers are imported when used: a corpus of text files needs neither fastwarc nor mwparserfromhell.
-    from groundup.corpus.sources import books, dialogue, python_code, python_docs, text, warc, wikipedia
-    from groundup.corpus.sources.files import open_inputs
+    return list(_module(source).pieces(source, cache))
 
-    if isinstance(source, PythonDocsSource):
-        yield from python_docs.read(source)
-        return
-    if isinstance(source, PythonCodeSource):
-        yield from python_code.read(source)
-        return
-    inputs = open_inputs(source.path, cache, console)
-    if isinstance(source, WarcSource):
-        yield from warc.read(source, inputs, notes)
-    elif isinstance(source, WikipediaSource):
-        yield from wikipedia.read(source, inputs, notes)
-    elif isinstance(source, BooksSource):
-        yield from books.read(source, inputs, notes)
-    elif isinstance(source, DialogueSource):
-        yield from dialogue.read(source, inputs, notes)
-    elif isinstance(source, TextSource):
-        yield from text.read_texts(source, inputs, notes)
-    elif isinstance(source, JsonlSource):
-        yield from text.read_rows(source, inputs, notes)
+
+def read_piece(source: Source, piece: Piece, notes: Counter[str]) -> Iterator[Document | Drop]:
+    """Every candidate of a piece, in an order that depends on the input alone."""
+    yield from _module(source).read(source, piece, notes)
+
+
+def read_source(source: Source, cache: Path, console: Console | None, notes: Counter[str]) -> Iterator[Document | Drop]:
+    """Every candidate of a source, piece after piece, in this process: for previews and tests."""
+    del console
+    for piece in pieces(source, cache):
+        yield from read_piece(source, piece, notes)

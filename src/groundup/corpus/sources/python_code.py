@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import sysconfig
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
@@ -15,9 +16,10 @@ from pathlib import Path, PurePosixPath
 
 from groundup.corpus.document import Document, Drop
 from groundup.corpus.licences import is_permitted, licence_of_distribution, licence_of_file
-from groundup.corpus.settings import PythonCodeSource
+from groundup.corpus.source_settings import PythonCodeSource
 from groundup.corpus.sources.files import decode
-from groundup.corpus.sources.python_docs import distribution_name, installed
+from groundup.corpus.sources.piece import Piece
+from groundup.corpus.sources.python_docs import distribution_name, installed, installed_identity
 
 _VENDORED = {
     "_vendor",
@@ -50,8 +52,15 @@ class CodeFile:
     bytes: int
 
 
-def read(source: PythonCodeSource) -> Iterator[Document | Drop]:
+def pieces(source: PythonCodeSource, cache: Path) -> list[Piece]:
+    """One piece, as `max_bytes` is shared out by the hash of the files' names."""
+    del cache
+    return [Piece("python_code", installed_identity(), source.max_bytes or 60_000_000)]
+
+
+def read(source: PythonCodeSource, piece: Piece, notes: Counter[str]) -> Iterator[Document | Drop]:
     """Files by a hash of their name. Everything that is passed over is a drop with its reason."""
+    del piece, notes
     taken = 0
     files = sorted(list_files(source.distributions), key=lambda file: sha256(file.id.encode()).digest())
     for file in files:

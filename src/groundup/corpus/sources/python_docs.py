@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import re
+import sys
+from collections import Counter
 from collections.abc import Iterator
 from importlib.metadata import Distribution, distributions
+from pathlib import Path
 
+from groundup.artifacts import fingerprint_of
 from groundup.corpus.document import Document, Drop
 from groundup.corpus.licences import is_permitted, licence_of_distribution, metadata_field
-from groundup.corpus.settings import PythonDocsSource
+from groundup.corpus.source_settings import PythonDocsSource
+from groundup.corpus.sources.piece import Piece
 
 _TAG = re.compile(
     r"</?(?:a|p|div|img|br|h[1-6]|picture|source|table|t[rdh]|tbody|thead|center|b|i|sup|sub|kbd|details|summary|span|em|"
@@ -17,8 +22,20 @@ _TAG = re.compile(
 )
 
 
-def read(source: PythonDocsSource) -> Iterator[Document | Drop]:
+def pieces(source: PythonDocsSource, cache: Path) -> list[Piece]:
+    """One piece: there is so little."""
+    del source, cache
+    return [Piece("python_docs", installed_identity(), 2_000_000)]
+
+
+def installed_identity() -> str:
+    """What tells one state of this Python and its distributions from another."""
+    return fingerprint_of([sys.version, *(f"{distribution_name(one)} {one.version}" for one in installed())])
+
+
+def read(source: PythonDocsSource, piece: Piece, notes: Counter[str]) -> Iterator[Document | Drop]:
     """Help topics by name, then descriptions by distribution name. Distributions without one are drops."""
+    del piece, notes
     from pydoc_data.topics import topics
 
     if is_permitted("PSF", source.licenses):

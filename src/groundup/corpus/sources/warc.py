@@ -9,14 +9,16 @@ from __future__ import annotations
 import re
 import zlib
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
+from pathlib import Path
 
 from fastwarc.warc import ArchiveIterator, WarcRecord, WarcRecordType
 from resiliparse.parse.encoding import bytes_to_str, detect_encoding, map_encoding_to_html5
 
 from groundup.corpus.document import Document, Drop
-from groundup.corpus.settings import WarcSource
-from groundup.corpus.sources.files import Input
+from groundup.corpus.source_settings import WarcSource
+from groundup.corpus.sources.files import Input, file_pieces, open_piece
+from groundup.corpus.sources.piece import Piece
 
 MAX_PAGE_BYTES = 20_000_000  # a "page" beyond this is a download in disguise
 HTML_TYPES = ("text/html", "application/xhtml+xml")
@@ -28,9 +30,14 @@ class _Damaged(Exception):  # noqa: N818 - never leaves this file
     pass
 
 
-def read(source: WarcSource, inputs: Iterable[Input], notes: Counter[str]) -> Iterator[Document | Drop]:
+def pieces(source: WarcSource, cache: Path) -> list[Piece]:
+    """One piece per file."""
+    return file_pieces(source.path, cache)
+
+
+def read(source: WarcSource, piece: Piece, notes: Counter[str]) -> Iterator[Document | Drop]:
     """Pages in archive order. Records that hold no page, and damaged ones, are drops; a broken file ends there."""
-    for file in inputs:
+    for file in open_piece(piece):
         notes["files"] += 1
         place = 0
         try:

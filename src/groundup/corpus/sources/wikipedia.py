@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 from xml.etree import ElementTree
@@ -17,8 +18,9 @@ import mwparserfromhell
 from mwparserfromhell import nodes as wiki
 
 from groundup.corpus.document import Document, Drop
-from groundup.corpus.settings import WikipediaSource
-from groundup.corpus.sources.files import Input
+from groundup.corpus.source_settings import WikipediaSource
+from groundup.corpus.sources.files import Input, file_pieces, open_piece
+from groundup.corpus.sources.piece import Piece
 
 LICENCE = "CC-BY-SA"
 _FILE_AND_CATEGORY = ("6", "14")  # namespace keys; the same in every MediaWiki
@@ -32,9 +34,14 @@ _KNOWN_NAMESPACES = frozenset(_NAMES.split()) | {"tập tin", "thể loại"}
 _NAMESPACES_MARK = "\x00namespaces="
 
 
-def read(source: WikipediaSource, inputs: Iterable[Input], notes: Counter[str]) -> Iterator[Document | Drop]:
+def pieces(source: WikipediaSource, cache: Path) -> list[Piece]:
+    """One piece per file."""
+    return file_pieces(source.path, cache)
+
+
+def read(source: WikipediaSource, piece: Piece, notes: Counter[str]) -> Iterator[Document | Drop]:
     """Articles (namespace 0) as wikitext documents; redirects and other namespaces are drops."""
-    for file in inputs:
+    for file in open_piece(piece):
         notes["files"] += 1
         pages = 0
         try:
