@@ -15,8 +15,8 @@ from typing import Any
 
 FORMAT = 1
 TARGETS = (1e12, 100e12)  # bytes of input: 1 TB and 100 TB
-# US dollars for an hour of one virtual core with 2-4 GB, on demand: AWS c7a/c7i, Google c3 and Azure Fsv2 list 0.040 to
-# 0.053 (us-east, 2026); spot prices are a third to a half of it.
+# US dollars for an hour of one virtual core with 2-4 GB, on demand: the list prices of compute-optimised machines (AWS
+# c6i, c7i, c7a; Azure Fsv2; us-east, 2024-2025) lie between 0.042 and 0.052; spot prices at a third to a half of it.
 PRICE_PER_CORE_HOUR = 0.045
 EFFICIENCY = 0.9  # of cores that work beside each other: the target of the scaling test (>= 1.8x at 2 workers)
 MATCH_STEPS = frozenset(("match",))

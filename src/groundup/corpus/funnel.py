@@ -1,13 +1,16 @@
 """What went in, what came out, and why the rest did not: counted per source, step and reason.
 
+Every shard task fills a funnel of its own; `merged` adds them up. A step that is off passes everything through.
+
 For every step, documents in = documents out + the sum of its dropped ones; the out of one step is the in of the next.
 Bytes add up the same way, except that extraction, scrubbing and paragraph cutting change them (`changed_bytes`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 STEPS = (
@@ -15,6 +18,7 @@ STEPS = (
     "extract",
     "language",
     "quality",
+    "toxicity",
     "exact duplicates",
     "near duplicates",
     "decontaminate",
@@ -90,10 +94,11 @@ def funnel_report(
     funnels: dict[str, SourceFunnel], kept: dict[str, Count], held_out: dict[str, Count]
 ) -> dict[str, Any]:
     """The whole funnel as funnel.json keeps it: per source, and all sources together per step."""
+    funnels = {name: passed_through(funnel) for name, funnel in funnels.items()}
     total = new_source_funnel()
     for funnel in funnels.values():
         for step, count in funnel.items():
-            _add(total[step], count)
+            add_count(total[step], count)
     return {
         "steps": list(STEPS),
         "sources": {
@@ -114,7 +119,28 @@ def funnel_report(
     }
 
 
-def _add(total: StepCount, one: StepCount) -> None:
+def passed_through(funnel: SourceFunnel) -> SourceFunnel:
+    """The same funnel in which a step that counted nothing, as it is off, lets everything through."""
+    found = dict(funnel)
+    for before, step in pairwise(STEPS):
+        count = found[step]
+        if not count.into.documents and not count.dropped:
+            came = found[before].out
+            out = Count(came.documents, came.bytes)
+            found[step] = StepCount(Count(came.documents, came.bytes), out, {}, dict(count.notes))
+    return found
+
+
+def merged(funnels: Iterable[SourceFunnel]) -> SourceFunnel:
+    """The funnels of a source's shards added up; the order does not matter."""
+    total = new_source_funnel()
+    for funnel in funnels:
+        for step, count in funnel.items():
+            add_count(total[step], count)
+    return total
+
+
+def add_count(total: StepCount, one: StepCount) -> None:
     for mine, other in ((total.into, one.into), (total.out, one.out)):
         mine.documents += other.documents
         mine.bytes += other.bytes
