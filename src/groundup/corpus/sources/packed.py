@@ -1,0 +1,208 @@
+"""What is behind compression, and the members of archives: told by the first bytes, never by a file's name."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import io
+import lzma
+import re
+import shutil
+import tarfile
+import tempfile
+import zipfile
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
+
+from groundup.errors import UserError
+
+_GZIP, _BZIP2, _XZ, _LZ4 = b"\x1f\x8b", b"BZh", b"\xfd7zXZ\x00", b"\x04\x22\x4d\x18"
+_SEVENZIP, _ZIP = b"7z\xbc\xaf\x27\x1c", b"PK\x03\x04"
+_ZSTD = re.compile(rb"\x28\xb5\x2f\xfd|[\x50-\x5f]\x2a\x4d\x18")  # a frame, or a skippable one in front of it
+_BZIP2_STREAM = re.compile(rb"BZh[1-9]1AY&SY")
+_BLOCK = 1 << 18
+ZSTD_WINDOW_BYTES = 1 << 31  # what `zstd --long=31` writes, as the Reddit dumps do
+
+# What reading a broken archive raises (RuntimeError: an encrypted member of a zip).
+ARCHIVE_ERRORS = (
+    OSError,
+    EOFError,
+    ValueError,
+    RuntimeError,
+    zipfile.BadZipFile,
+    tarfile.TarError,
+    lzma.LZMAError,
+    zlib.error,
+)
+UNPACK_ERRORS = (OSError, EOFError, zlib.error, lzma.LZMAError)
+
+
+def unpack(raw: IO[bytes], where: str = "") -> IO[bytes]:
+    """The bytes behind gzip, bzip2, xz, zstd, lz4 or 7z (its first file); the stream itself where there is none.
+
+    Reading it raises one of UNPACK_ERRORS where the data are damaged. UserError where a package for it is missing.
+    """
+    stream = raw if hasattr(raw, "peek") else io.BufferedReader(raw, _BLOCK)  # type: ignore[type-var]
+    head = bytes(stream.peek(8)[:8])
+    if head.startswith(_GZIP):
+        return gzip.open(stream)  # type: ignore[return-value]
+    if head.startswith(_BZIP2):
+        return bz2.open(stream)
+    if head.startswith(_XZ):
+        return lzma.open(stream)
+    if _ZSTD.match(head):
+        return _zstd(stream)
+    if head.startswith(_LZ4):
+        return io.BufferedReader(_Arrow(stream, "lz4"), _BLOCK)
+    if head.startswith(_SEVENZIP):
+        return _first_of_7z(stream, where)
+    return stream
+
+
+def _zstd(stream: Any) -> IO[bytes]:
+    """Through `zstandard` where it is installed, as only that takes the long windows of `zstd --long`."""
+    try:
+        import zstandard
+    except ImportError:
+        return io.BufferedReader(_Arrow(stream, "zstd"), _BLOCK)
+    inner = zstandard.ZstdDecompressor(max_window_size=ZSTD_WINDOW_BYTES).stream_reader(
+        stream, read_across_frames=True, read_size=_BLOCK
+    )
+    return io.BufferedReader(_Readable(inner, zstandard.ZstdError), _BLOCK)
+
+
+class _Readable(io.RawIOBase):
+    """A foreign reader as a raw stream whose errors are OSErrors."""
+
+    def __init__(self, inner: Any, error: type[Exception]) -> None:
+        self._inner, self._error = inner, error
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        try:
+            data = self._inner.read(len(buffer))
+        except self._error as error:
+            raise OSError(str(error)) from error
+        buffer[: len(data)] = data
+        return len(data)
+
+
+class _Arrow(_Readable):
+    def __init__(self, stream: Any, codec: str) -> None:
+        import pyarrow as pa
+
+        super().__init__(pa.CompressedInputStream(pa.PythonFile(stream, mode="r"), codec), pa.ArrowException)
+
+
+class Bzip2Streams(io.RawIOBase):
+    """A multi-stream bzip2 file (as Wikipedia's dumps are) of which a damaged stream costs itself only.
+
+    `damaged` says for each what was wrong; what a stream gave before it broke has been read already.
+    """
+
+    def __init__(self, raw: IO[bytes]) -> None:
+        self._raw, self._decompressor = raw, bz2.BZ2Decompressor()
+        self._pending, self._out, self._inside = b"", b"", False
+        self.damaged: list[str] = []
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        while not self._out and self._fill():
+            pass
+        data, self._out = self._out[: len(buffer)], self._out[len(buffer) :]
+        buffer[: len(data)] = data
+        return len(data)
+
+    def _fill(self) -> bool:
+        if self._decompressor.eof:
+            self._pending, self._decompressor = self._decompressor.unused_data, bz2.BZ2Decompressor()
+        block, self._pending = self._pending or self._raw.read(_BLOCK), b""
+        if not block:
+            if self._inside:
+                self.damaged.append("cut off inside a bzip2 stream")
+                self._inside = False
+            return False
+        try:
+            self._out = self._decompressor.decompress(block)
+            self._inside = not self._decompressor.eof
+        except (OSError, EOFError, ValueError) as error:
+            self.damaged.append(str(error) or "broken bzip2 stream")
+            self._skip_to_next(block)
+        return True
+
+    def _skip_to_next(self, block: bytes) -> None:
+        """On to where the next stream begins; the block that broke may hold that place itself."""
+        self._decompressor, self._inside = bz2.BZ2Decompressor(), False
+        block = block[1:]  # not the stream that has just failed
+        while True:
+            if found := _BZIP2_STREAM.search(block):
+                self._pending = block[found.start() :]
+                return
+            more = self._raw.read(_BLOCK)
+            if not more:
+                return
+            block = block[-9:] + more
+
+
+def _first_of_7z(stream: Any, where: str) -> IO[bytes]:
+    for _, content in _sevenzip(stream, where):
+        copy = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as its reader
+        shutil.copyfileobj(content, copy)
+        copy.seek(0)
+        return copy
+    raise OSError("the 7z archive holds no file")
+
+
+def _sevenzip(stream: Any, where: str) -> Iterator[tuple[str, IO[bytes]]]:
+    """Members of a 7z archive, unpacked to disk one by one: the format cannot be read forwards."""
+    try:
+        import py7zr
+    except ImportError as error:
+        raise UserError(
+            "reading .7z needs the package py7zr", where=where, fix="pip install 'groundup[sevenzip]'"
+        ) from error
+    try:
+        with py7zr.SevenZipFile(stream) as archive:
+            names = [one.filename for one in archive.list() if not one.is_directory]
+            for name in names:
+                with tempfile.TemporaryDirectory(prefix="groundup-7z-") as folder:
+                    archive.reset()
+                    archive.extract(path=folder, targets=[name])
+                    with open(Path(folder) / name, "rb") as file:
+                        yield name, file
+    except py7zr.exceptions.ArchiveError as error:
+        raise OSError(f"broken 7z archive: {error}") from error
+
+
+def is_archive(head: bytes, name: str) -> bool:
+    """Whether a file that begins so (512 bytes, behind its compression) is a zip, tar or 7z archive."""
+    return head.startswith((_ZIP, _SEVENZIP)) or head[257:262] == b"ustar" or name.endswith(".tar")
+
+
+def members(stream: IO[bytes], where: str) -> Iterator[tuple[str, IO[bytes]]]:
+    """(path in the archive, content) of every file, in the archive's order; each content is read before the next one.
+
+    Raises one of ARCHIVE_ERRORS where the archive is damaged.
+    """
+    head = bytes(stream.peek(8)[:8])  # type: ignore[attr-defined]
+    if head.startswith(_ZIP):
+        with zipfile.ZipFile(stream) as archive:
+            for info in archive.infolist():
+                if not info.is_dir():
+                    with archive.open(info) as content:
+                        yield info.filename, content
+    elif head.startswith(_SEVENZIP):
+        yield from _sevenzip(stream, where)
+    else:
+        # Forwards only: a compressed tar is never unpacked twice.
+        with tarfile.open(fileobj=stream, mode="r|") as tar:
+            for member in tar:
+                inner = tar.extractfile(member) if member.isfile() else None
+                if inner is not None:
+                    yield member.name, inner
