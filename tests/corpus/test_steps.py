@@ -25,7 +25,8 @@ from groundup.corpus.mixture import mix
 from groundup.corpus.near import find_near_duplicates, jaccard, shingles_of
 from groundup.corpus.ngrams import covered, hash_words, ngram_hashes, repeated
 from groundup.corpus.pii import find, luhn, scrub
-from groundup.corpus.quality import cut_boilerplate, reasons_against, scores_of
+from groundup.corpus.quality import cut_boilerplate, signals_of
+from groundup.corpus.quality_rules import failures
 from groundup.corpus.settings import PII_TYPES, ExamFiles, ExamTasks, HeldOut, QualityRules
 from groundup.errors import UserError
 
@@ -72,7 +73,7 @@ cost to keep the old ferry running until the day the bridge is open.""".replace(
 
 
 def why(text: str, media: str = "prose", rules: QualityRules = RULES) -> list[str]:
-    return reasons_against(scores_of(text, media), media, "en", rules)  # type: ignore[arg-type]
+    return [failed.rule for failed in failures(signals_of(text, media, "en"), media, "en", rules)]  # type: ignore[arg-type]
 
 
 def test_good_prose_breaks_no_rule() -> None:

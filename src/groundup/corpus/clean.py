@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 from groundup.corpus.document import Document, Drop, Media, drop
 from groundup.corpus.extract import Method, extract_best, extract_fast, tidy
 from groundup.corpus.language import detect
-from groundup.corpus.quality import cut_boilerplate, reasons_against, scores_of
+from groundup.corpus.quality import cut_boilerplate, signals_of
+from groundup.corpus.quality_rules import failures
 from groundup.corpus.settings import CorpusSettings, QualityRules
 
 # Fenced and indented code, prompts, directives: a page of documentation is told by its sentences.
@@ -68,9 +69,11 @@ def clean(document: Document, options: CleanOptions) -> Cleaned:
             if not document.text.strip():
                 return Cleaned(drop(before, "quality", "nothing but boilerplate"), tuple(sizes), note)
         language = document.language or (options.languages[0] if len(options.languages) == 1 else "")
-        scores = scores_of(document.text, document.media)
-        if reasons := reasons_against(scores, document.media, language, options.quality):
-            return Cleaned(drop(document, "quality", reasons[0]), tuple(sizes), note)
+        signals = signals_of(document.text, document.media, language)
+        if failed := failures(signals, document.media, language, options.quality):
+            first = failed[0]
+            dropped = drop(document, "quality", first.rule, value=first.value, threshold=first.threshold)
+            return Cleaned(dropped, tuple(sizes), note)
     sizes.append(("quality", document.bytes))
     return Cleaned(document, tuple(sizes), note)
 

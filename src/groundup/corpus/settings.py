@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from difflib import get_close_matches
 from typing import Annotated, Literal
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
@@ -23,8 +24,8 @@ from groundup.corpus.source_settings import (  # noqa: F401 - what a recipe's au
 from groundup.recipe import FileRef, Presentation, Settings, StageSettings
 
 Share = Annotated[float, Field(ge=0, le=1)]
-PiiType = Literal["email", "phone", "ip", "iban", "card", "ssn"]
-PII_TYPES: tuple[PiiType, ...] = ("email", "phone", "ip", "iban", "card", "ssn")
+PiiType = Literal["email", "phone", "ip", "iban", "card", "ssn", "national_id", "secret", "address", "name"]
+PII_TYPES: tuple[PiiType, ...] = ("email", "phone", "ip", "iban", "card", "ssn", "national_id")
 
 # ---------------------------------------------------------------- steps
 
@@ -37,29 +38,48 @@ class QualityRules(Settings):
     max_words: PositiveInt | None = 100_000
     """Most words of a document (Gopher)."""
     min_mean_word_chars: NonNegativeFloat | None = 3.0
-    """Shortest mean word length (Gopher)."""
+    """Shortest mean word length (Gopher). Korean has a bound of its own."""
     max_mean_word_chars: NonNegativeFloat | None = 10.0
-    """Longest mean word length (Gopher)."""
+    """Longest mean word length (Gopher). Languages with longer words have bounds of their own."""
+    max_word_chars: PositiveInt | None = 1_000
+    """Longest run of characters without a blank (C4)."""
     max_symbols_per_word: NonNegativeFloat | None = 0.1
-    """Most `#` and ellipses per word (Gopher)."""
+    """Most `#` per word, and most ellipses per word (Gopher)."""
+    max_curly_brackets_per_word: NonNegativeFloat | None = 0.02
+    """Most curly brackets per word; web pages only (C4 drops a page for a single one, and with it pages on code)."""
     max_bullet_lines: Share | None = 0.9
     """Largest share of lines that start with a bullet (Gopher)."""
     max_ellipsis_lines: Share | None = 0.3
     """Largest share of lines that end with an ellipsis (Gopher)."""
     min_alphabetic_words: Share | None = 0.7
     """Smallest share of words with a letter in them (Gopher asks 0.8; tables of real pages need 0.7)."""
+    max_capitalised_words: Share | None = None
+    """Largest share of words in capitals only. Off: plays and lists of names are full of them."""
+    min_unique_words: Share | None = None
+    """Smallest share of different words among all. Off: it falls with a text's length."""
     min_stop_words: NonNegativeInt | None = 2
-    """Fewest different English stop words; looked at in English documents only (Gopher)."""
+    """Fewest different stop words of its language; languages without a list are not asked (Gopher)."""
+    min_sentences: NonNegativeInt | None = None
+    """Fewest sentences; web pages only. Off (C4 asks for 5 in the paper, 3 in its code)."""
     max_duplicate_lines: Share | None = 0.3
-    """Largest share of characters in repeated lines (Gopher asks 0.2 of characters, 0.3 of lines)."""
+    """Largest share of repeated lines, of those of 20 characters and more; web pages only (Gopher)."""
+    max_duplicate_line_chars: Share | None = 0.3
+    """Largest share of characters in repeated lines (Gopher asks 0.2, FineWeb 0.1)."""
+    max_duplicate_paragraphs: Share | None = 0.3
+    """Largest share of repeated paragraphs; web pages only (Gopher)."""
+    max_duplicate_paragraph_chars: Share | None = 0.2
+    """Largest share of characters in repeated paragraphs (Gopher)."""
     max_top_ngram: Share | None = 0.2
     """Largest share of characters in the most frequent 2-gram; 0.9 and 0.8 of it for 3- and 4-grams (Gopher)."""
     max_duplicate_ngrams: Share | None = 0.25
-    """Largest share of words that lie in a repeated 10-gram (Gopher asks 0.1; plays and tables need more)."""
+    """Largest share of characters in repeated 10-grams; 1.1, 1.2 ... 1.5 times it for 9-, 8- ... 5-grams (Gopher asks
+    0.1; plays and tables need more)."""
     min_punctuated_lines: Share | None = 0.12
     """Smallest share of lines that end in punctuation; web pages only (FineWeb)."""
     max_short_lines: Share | None = 0.67
     """Largest share of lines under 30 characters; web pages only (FineWeb)."""
+    max_line_breaks_per_word: NonNegativeFloat | None = 0.3
+    """Most line ends per word; web pages only (FineWeb)."""
     boilerplate: bool = True
     """Drop pages that say `lorem ipsum`, and lines that ask for JavaScript or cookies (C4); web pages only."""
     max_code_line_chars: PositiveInt | None = 1_000
@@ -70,6 +90,29 @@ class QualityRules(Settings):
     """Smallest share of letters and digits in a source file (The Stack)."""
     max_code_digits: Share | None = 0.3
     """Largest share of digits in a source file: above it, the file is a table of numbers."""
+    min_classifier_score: Share | None = None
+    """Smallest score of the quality classifier. Without it: the threshold that its training found."""
+    max_perplexity: PositiveFloat | None = None
+    """Largest perplexity per word under the n-gram model."""
+    overrides: dict[str, dict[str, float | None]] = Field(default_factory=dict)
+    """Other thresholds for a language or a kind of document: `{fi: {max_mean_word_chars: 14}, docs: {min_words: 5}}`.
+    The thresholds of a language come before those of a kind."""
+
+    @model_validator(mode="after")
+    def _overrides_fit(self) -> QualityRules:
+        known = sorted(set(type(self).model_fields) - {"overrides", "boilerplate"})
+        for key, thresholds in self.overrides.items():
+            if not re.fullmatch(r"[a-z]{2,3}|html|wikitext|prose|docs|dialogue|code", key):
+                raise ValueError(f"overrides: {key!r} is neither a language code nor a kind of document")
+            for name, value in thresholds.items():
+                if name not in known:
+                    near = get_close_matches(name, known, 1)
+                    raise ValueError(
+                        f"overrides.{key}: no rule {name!r}" + (f"; did you mean {near[0]}?" if near else "")
+                    )
+                if value is not None and value < 0:
+                    raise ValueError(f"overrides.{key}.{name}: {value} is below 0")
+        return self
 
 
 class ExamFiles(Settings):
