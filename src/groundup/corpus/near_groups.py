@@ -1,0 +1,219 @@
+"""Near-duplicates from files to files: what the tasks of a large corpus call. The steps themselves are in near.py.
+
+A document's number is its place in the corpus: `bases[shard] + row`; `bases` counts the rows of the earlier shards.
+
+  shard task          texts of a shard        -> NAME.shingles.npy, NAME.offsets.npy, NAME.bands.npy
+  candidate task      a range of band keys    -> pairs of documents that share a key (PAIRS, sorted by the left's hash)
+  verification task   a range of left hashes  -> edges: pairs at or above the threshold (EDGES)
+  one last task       all edges               -> who is dropped for whom (REPEATS), and who is like whom
+
+Memory: a shard's shingles (1.3 bytes per byte of text) in the first; a range's entries in the second and third, of
+which there may be as many as wanted; 50 bytes per edge in the last. Nothing depends on how many tasks there are or
+which finishes first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from groundup.corpus.keytable import (
+    BAND_KEYS,
+    EDGES,
+    PAIRS,
+    REPEATS,
+    Group,
+    Table,
+    holds,
+    map_array,
+    read_group,
+    table_of,
+    write_array,
+    write_table,
+)
+from groundup.corpus.near import (
+    Bands,
+    Pairs,
+    Places,
+    band_keys,
+    candidate_pairs,
+    components,
+    shingle,
+    signatures,
+    unique_pairs,
+    verify,
+)
+from groundup.corpus.words import Hashes, mix
+
+_OPEN_SHARDS = 256  # shingle files mapped at a time
+_HELD_DOCUMENTS = 512  # documents whose shingles stay in memory while a group is verified
+
+
+@dataclass(frozen=True)
+class NearFiles:
+    """The files of one shard, `folder/name.*.npy`."""
+
+    folder: Path
+    name: str
+
+    @property
+    def shingles(self) -> Path:
+        return self.folder / f"{self.name}.shingles.npy"
+
+    @property
+    def offsets(self) -> Path:
+        return self.folder / f"{self.name}.offsets.npy"
+
+    @property
+    def bands(self) -> Path:
+        return self.folder / f"{self.name}.bands.npy"
+
+    @property
+    def all(self) -> tuple[Path, Path, Path]:
+        return self.shingles, self.offsets, self.bands
+
+
+def write_near_keys(texts: Iterable[str], files: NearFiles, bands: Bands, seed: int = 1) -> dict[str, int]:
+    """Shard task: shingles and band keys of the shard's documents, one row per text. Returns counts.
+
+    A text without a word has no shingles, no keys and no duplicates. `bands` and `seed` belong in the fingerprint.
+    """
+    shingles = shingle(texts)
+    filled = np.flatnonzero(np.diff(shingles.offsets))
+    keys = band_keys(signatures(shingles, bands.functions, seed)[filled], bands)
+    table = table_of(BAND_KEYS, key=keys.ravel(), row=np.repeat(filled, bands.bands))
+    write_array(files.shingles, shingles.values)
+    write_array(files.offsets, shingles.offsets)
+    write_table(files.bands, table)
+    return {"documents": len(shingles), "shingles": len(shingles.values), "band_keys": len(table)}
+
+
+def write_candidates(
+    shards: Sequence[NearFiles], bases: Sequence[int], dropped: Sequence[Path], group: Group, out: Path
+) -> dict[str, int]:
+    """Candidate task: pairs of documents that share a band key of this group, to `out`. Returns counts.
+
+    Documents in the `dropped` tables (REPEATS: exact duplicates) are left out. Reads the group's slice of each shard's
+    band keys.
+    """
+    slices = read_group([shard.bands for shard in shards], group)
+    keys = np.concatenate([np.empty(0, np.uint64), *(one["key"] for one in slices)])
+    numbered = (one["row"].astype(np.int64) + base for one, base in zip(slices, bases, strict=True))
+    documents: Places = np.concatenate([np.empty(0, np.int64), *numbered])
+    if dropped:
+        stays = ~holds(dropped, documents)
+        keys, documents = keys[stays], documents[stays]
+    pairs = candidate_pairs(keys, documents)
+    owners = mix(pairs[:, 0].astype(np.uint64))
+    write_table(out, table_of(PAIRS, key=owners, left=pairs[:, 0], right=pairs[:, 1]))
+    return {"band_keys": len(keys), "candidates": len(pairs)}
+
+
+def write_edges(
+    candidates: Sequence[Path],
+    shards: Sequence[NearFiles],
+    bases: Sequence[int],
+    threshold: float,
+    group: Group,
+    out: Path,
+) -> dict[str, int]:
+    """Verification task: exact Jaccard similarity of the group's pairs; those at or above `threshold` go to `out`.
+
+    Reads the group's slice of every candidate file, and the shingles of the documents in it: no others.
+    """
+    slices = read_group(candidates, group)
+    table = np.concatenate([np.empty(0, PAIRS), *slices])
+    pairs = unique_pairs(np.stack((table["left"], table["right"]), axis=1))
+    lookup = _Lookup(shards, bases)
+    shingles = lru_cache(maxsize=_HELD_DOCUMENTS)(lookup.shingles)
+    verified = verify(pairs, lookup.size, shingles, threshold)
+    edges = table_of(
+        EDGES, left=verified.edges[:, 0], right=verified.edges[:, 1], similarity=verified.similarity.astype(np.float32)
+    )
+    write_table(out, edges)
+    return {"pairs": len(pairs), "compared": verified.compared, "edges": len(edges)}
+
+
+class _Lookup:
+    """The shingles of any document, read from its shard's mapped file."""
+
+    def __init__(self, shards: Sequence[NearFiles], bases: Sequence[int]) -> None:
+        self._shards = shards
+        self._bases = np.asarray(bases, np.int64)
+        self._open = lru_cache(maxsize=_OPEN_SHARDS)(self._map)
+
+    def size(self, document: int) -> int:
+        first, last, _ = self._place(document)
+        return last - first
+
+    def shingles(self, document: int) -> Hashes:
+        first, last, values = self._place(document)
+        return np.array(values[first:last])
+
+    def _map(self, shard: int) -> tuple[NDArray[Any], NDArray[Any]]:
+        return map_array(self._shards[shard].offsets), map_array(self._shards[shard].shingles)
+
+    def _place(self, document: int) -> tuple[int, int, NDArray[Any]]:
+        shard = int(np.searchsorted(self._bases, document, side="right")) - 1
+        row = document - int(self._bases[shard])
+        offsets, values = self._open(shard)
+        return int(offsets[row]), int(offsets[row + 1]), values
+
+
+# ---------------------------------------------------------------- who stays
+
+
+@dataclass(frozen=True)
+class Description:
+    """What decides which document of a cluster stays; one entry per document asked for."""
+
+    priority: Sequence[int]  # of its source: the smaller stays
+    size: Sequence[int]  # bytes or characters: the larger stays
+    id: Sequence[str]  # the smaller stays
+
+
+@dataclass(frozen=True)
+class Clusters:
+    """Documents (numbers, sorted) that have near-duplicates, and the one that stands for each."""
+
+    documents: Places  # (n,)
+    kept: Places  # (n,) itself for the one that stays
+    similarity: NDArray[np.float32]  # (n,) the largest found with another member of the cluster
+
+    def sizes(self) -> dict[int, int]:
+        """How many clusters have how many documents."""
+        _, members = np.unique(self.kept, return_counts=True)
+        sizes, clusters = np.unique(members, return_counts=True)
+        return dict(zip(sizes.tolist(), clusters.tolist(), strict=True))
+
+    def repeats(self) -> Table:
+        """REPEATS: the documents that go, each with the one that stays for it."""
+        goes = self.documents != self.kept
+        return table_of(REPEATS, document=self.documents[goes], first=self.kept[goes], similarity=self.similarity[goes])
+
+
+def clusters_of(edges: Sequence[Path], describe: Callable[[Places], Description]) -> Clusters:
+    """The last task: connected components of all edges, and of each the document that stays.
+
+    That is the one with the smallest priority, then the longest, then the one with the smallest id. `describe` is asked
+    once, about the documents that have edges; `Clusters.repeats()` goes to a file by `write_table`.
+    """
+    table = np.concatenate([np.empty(0, EDGES), *(np.array(map_array(path)) for path in edges)])
+    pairs: Pairs = np.stack((table["left"], table["right"]), axis=1)
+    documents, numbers = np.unique(pairs, return_inverse=True)
+    numbers = numbers.reshape(-1, 2).astype(np.int64)
+    cluster = components(len(documents), numbers)
+    about = describe(documents)
+    order = np.lexsort((np.array(about.id, object), -np.asarray(about.size, np.int64), np.asarray(about.priority)))
+    best = np.full(len(documents), -1, np.int64)
+    best[cluster[order[::-1]]] = order[::-1]  # the last write is the first in order
+    similarity = np.zeros(len(documents), np.float32)
+    for side in (0, 1):
+        np.maximum.at(similarity, numbers[:, side], table["similarity"])
+    return Clusters(documents, documents[best[cluster]], similarity)
