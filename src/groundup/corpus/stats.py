@@ -17,6 +17,8 @@ from hashlib import sha256
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
+from groundup.corpus.published import published_rows
+
 FORMAT = 1
 EXAMPLES = 5  # kept, and as many dropped, on either side of each threshold
 EXAMPLE_CHARS = 240
@@ -263,6 +265,7 @@ def stats_report(
             step: {str(size): sizes[size] for size in sorted(sizes)} for step, sizes in (clusters or {}).items()
         },
         "duplicates": [dict(pair) for pair in duplicates],
+        "published": published_rows(),
     }
 
 
