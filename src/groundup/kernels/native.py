@@ -1,7 +1,7 @@
 """The functions of blocks.c as Python calls on tensors. block.py and the tests are their only users.
 
 All tensors are contiguous and on the CPU; activations are bfloat16 or fp32 throughout a call, everything else is fp32.
-Shapes are those that blocks.h gives; tests/kernels/test_native.py has a torch reference of each.
+Shapes are those that blocks.h gives; tests/kernels/test_block.py holds them against autograd through the decoder.
 """
 
 from __future__ import annotations
