@@ -95,7 +95,7 @@ def test_sensitivity_is_what_moving_the_threshold_would_do() -> None:
 
 def test_examples_are_the_nearest_to_the_threshold_on_either_side() -> None:
     rows = rows_of(500)
-    found = stats_of(rows).rules["too many symbols @ 0.1"]
+    found = stats_of(rows).rules["too many symbols", "symbols_per_word", 0.1]
     failing = {name for name, _, signals in rows if any(check.fails for check in checks_of(signals))}
     values = {name: signals["symbols_per_word"] for name, _, signals in rows}
     kept = sorted(0.1 - values[name] for name in values if name not in failing)[:EXAMPLES]
@@ -109,7 +109,8 @@ def test_what_a_rule_dropped_alone_is_told_from_what_others_would_have_dropped_t
     stats = SourceStats()
     stats.judge("a", "", 10, checks_of({"words": 3.0, "symbols_per_word": 0.5, "punctuated_lines": 1.0}))
     stats.judge("b", "", 10, checks_of({"words": 3.0, "symbols_per_word": 0.0, "punctuated_lines": 1.0}))
-    words, symbols = stats.rules["too few words @ 50"], stats.rules["too many symbols @ 0.1"]
+    words = stats.rules["too few words", "words", 50.0]
+    symbols = stats.rules["too many symbols", "symbols_per_word", 0.1]
     assert (words.asked, words.failed, words.counted, words.alone) == (2, 2, 2, 1)
     assert (symbols.asked, symbols.failed, symbols.counted, symbols.alone) == (2, 1, 0, 0)
     assert words.dropped_examples[0].get("also", words.dropped_examples[1].get("also")) == ["too many symbols"]
@@ -119,10 +120,22 @@ def test_a_rule_with_other_bounds_for_other_media_is_counted_apart() -> None:
     stats = SourceStats()
     stats.judge("page", "", 1, [Check("too few words", "words", 30, 50, True)])
     stats.judge("manual", "", 1, [Check("too few words", "words", 30, 20, True)])
-    assert {key: (rule.threshold, rule.failed) for key, rule in stats.rules.items()} == {
-        "too few words @ 50": (50, 1),
-        "too few words @ 20": (20, 0),
+    assert {key: rule.failed for key, rule in stats.rules.items()} == {
+        ("too few words", "words", 50): 1,
+        ("too few words", "words", 20): 0,
     }
+    assert list(stats.as_json()["rules"]) == ["too few words (words @ 20)", "too few words (words @ 50)"]
+
+
+def test_a_rule_that_looks_at_two_signals_is_one_reason_and_two_thresholds() -> None:
+    """Moving one of them brings nothing back while the other still fails."""
+    stats = SourceStats()
+    checks = [Check("repeats", "lines", 0.31, 0.3, False), Check("repeats", "paragraphs", 0.9, 0.3, False)]
+    stats.judge("a", "", 1, checks)
+    stats.judge("b", "", 1, [checks[0], Check("repeats", "paragraphs", 0.1, 0.3, False)])
+    lines = stats.rules["repeats", "lines", 0.3]
+    assert (lines.failed, lines.alone, lines.gained) == (2, 1, 1)
+    assert stats.rules["repeats", "paragraphs", 0.3].failed == 1
 
 
 @given(st.floats(allow_nan=False, allow_infinity=False))
@@ -177,9 +190,11 @@ def test_the_report_holds_each_source_their_sum_and_the_moved_thresholds() -> No
     a, b = stats_of(rows_of(50, 1)), stats_of(rows_of(70, 2))
     report = stats_report({"web": a, "books": b}, {"near duplicates": {2: 5, 3: 1}})
     assert json.loads(json.dumps(report)) == report
-    assert report["total"]["rules"]["too few words @ 50"]["asked"] == 120
-    assert report["total"]["rules"]["too few words @ 50"]["looser"] == 45
-    assert report["sources"]["web"]["rules"]["too many symbols @ 0.1"]["stricter"] == pytest.approx(0.09)
+    assert report["total"]["rules"]["too few words (words @ 50)"]["asked"] == 120
+    assert report["total"]["rules"]["too few words (words @ 50)"]["looser"] == 45
+    assert report["sources"]["web"]["rules"]["too many symbols (symbols_per_word @ 0.1)"]["stricter"] == pytest.approx(
+        0.09
+    )
     assert report["clusters"] == {"near duplicates": {"2": 5, "3": 1}}
     assert {"FineWeb", "DCLM-Baseline", "RefinedWeb"} <= {row["name"] for row in report["published"]}
     assert all(0 < row["kept"] < 1 and row["source"] for row in report["published"])

@@ -73,7 +73,8 @@ def tightened(check: Check) -> float:
     return check.threshold + step if check.is_least else check.threshold - step
 
 
-WHOLE = frozenset(("words", "stop_words", "lines", "longest_line", "sentences", "characters", "bytes"))
+WHOLE = frozenset(("words", "stop_words", "lines", "longest_line", "longest_word_chars", "sentences", "bytes"))
+RuleKey = tuple[str, str, float]  # rule, signal, threshold: one rule may look at several signals, and media have bounds
 
 
 @dataclass
@@ -103,7 +104,7 @@ class SourceStats:
 
     counters: dict[str, dict[str, list[int]]] = field(default_factory=dict)  # group -> name -> [documents, bytes]
     histograms: dict[str, dict[str, Counter[int]]] = field(default_factory=dict)  # signal -> fate -> bin -> documents
-    rules: dict[str, RuleStats] = field(default_factory=dict)  # by `rule @ threshold`: media have bounds of their own
+    rules: dict[RuleKey, RuleStats] = field(default_factory=dict)
 
     def observe(
         self,
@@ -133,9 +134,8 @@ class SourceStats:
     def judge(self, document_id: str, text: str, bytes: int, checks: Sequence[Check]) -> None:
         """Take note of every question that was asked of one document. The first that fails is the one that counts."""
         failing = [check for check in checks if check.fails]
-        reasons = {check.rule for check in failing}
         for check in checks:
-            key = f"{check.rule} @ {check.threshold:g}"
+            key = (check.rule, check.signal, check.threshold)
             rule = self.rules.get(key)
             if rule is None:
                 rule = RuleStats(check.rule, check.step, check.signal, check.threshold, check.is_least)
@@ -144,12 +144,12 @@ class SourceStats:
             if check.fails:
                 rule.failed += 1
                 rule.counted += check is failing[0]
-                if len(reasons) == 1:
+                if len(failing) == 1:
                     rule.alone += 1
                     if not check.fails_at(loosened(check)):
                         rule.gained += 1
                         rule.gained_bytes += bytes
-                also = sorted(reasons - {check.rule})
+                also = sorted({other.rule for other in failing} - {check.rule})
                 _keep_near(rule.dropped_examples, check, document_id, text, also)
             elif not failing:
                 if check.fails_at(tightened(check)):
@@ -164,12 +164,13 @@ class SourceStats:
                 signal: {fate: {str(bin): bins[bin] for bin in sorted(bins)} for fate, bins in sorted(fates.items())}
                 for signal, fates in sorted(self.histograms.items())
             },
-            "rules": {key: dict(vars(rule)) for key, rule in sorted(self.rules.items())},
+            "rules": {_rule_name(key): dict(vars(rule)) for key, rule in sorted(self.rules.items())},
         }
 
     @staticmethod
     def from_json(record: Mapping[str, Any]) -> SourceStats:
-        found = SourceStats(rules={key: RuleStats(**rule) for key, rule in record["rules"].items()})
+        rules = [RuleStats(**rule) for rule in record["rules"].values()]
+        found = SourceStats(rules={(rule.rule, rule.signal, rule.threshold): rule for rule in rules})
         for group, names in record["counters"].items():
             found.counters[group] = {name: list(count) for name, count in names.items()}
         for signal, fates in record["histograms"].items():
@@ -177,6 +178,10 @@ class SourceStats:
                 fate: Counter({int(bin): count for bin, count in bins.items()}) for fate, bins in fates.items()
             }
         return found
+
+
+def _rule_name(key: RuleKey) -> str:
+    return f"{key[0]} ({key[1]} @ {key[2]:g})"
 
 
 def domain_of(url: str) -> str:
@@ -231,10 +236,10 @@ def merged(parts: Iterable[SourceStats]) -> SourceStats:
     return total
 
 
-def _add_rule(rules: dict[str, RuleStats], rule: str, one: RuleStats) -> None:
-    mine = rules.setdefault(rule, RuleStats(one.rule, one.step, one.signal, one.threshold, one.is_least))
-    for key in ("asked", "failed", "counted", "alone", "gained", "gained_bytes", "lost", "lost_bytes"):
-        setattr(mine, key, getattr(mine, key) + getattr(one, key))
+def _add_rule(rules: dict[RuleKey, RuleStats], key: RuleKey, one: RuleStats) -> None:
+    mine = rules.setdefault(key, RuleStats(one.rule, one.step, one.signal, one.threshold, one.is_least))
+    for name in ("asked", "failed", "counted", "alone", "gained", "gained_bytes", "lost", "lost_bytes"):
+        setattr(mine, name, getattr(mine, name) + getattr(one, name))
     for examples, more in (
         (mine.kept_examples, one.kept_examples),
         (mine.dropped_examples, one.dropped_examples),
