@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Iterable
-from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
+from urllib.parse import parse_qsl, quote, urlencode, urlsplit
 
 import xxhash
 
@@ -23,6 +23,7 @@ _VISIT_PARAMETERS = re.compile(
 )
 _SESSION_IN_PATH = re.compile(r"(?i);jsessionid=[^/?]*")
 _INDEX_PAGE = re.compile(r"(?i)/(index|default)\.(html?|php|aspx?|jsp)$")
+_ESCAPE = re.compile(r"%([0-9A-Fa-f]{2})")
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
@@ -59,17 +60,19 @@ def normalise_url(url: str) -> str:
     host = host.removeprefix("www.")
     if port and port not in _DEFAULT_PORTS.values():
         host = f"{host}:{port}"
-    path = quote(
-        unquote(_SESSION_IN_PATH.sub("", parts.path), errors="surrogateescape"),
-        "/:@!$&'()*+,;=~",
-        errors="surrogateescape",
-    )
+    path = quote(_SESSION_IN_PATH.sub("", parts.path), "/%:@!$&'()*+,;=", errors="surrogateescape")
+    path = _ESCAPE.sub(_plain_where_unreserved, path)
     path = _INDEX_PAGE.sub("/", path).rstrip("/")
     pairs = parse_qsl(parts.query, keep_blank_values=True, errors="surrogateescape")
     kept = sorted((name, value) for name, value in pairs if not _VISIT_PARAMETERS.fullmatch(name))
     query = f"?{urlencode(kept, errors='surrogateescape')}" if kept else ""
     fragment = f"#{parts.fragment}" if parts.fragment.startswith("!") else ""
     return f"{host}{path}{query}{fragment}"
+
+
+def _plain_where_unreserved(escape: re.Match[str]) -> str:
+    character = chr(int(escape[1], 16))
+    return character if character.isascii() and (character.isalnum() or character in "-._~") else escape[0].upper()
 
 
 def url_key(url: str) -> int | None:
