@@ -150,7 +150,7 @@ def licence_of_file(text: str, otherwise: str) -> str:
 
 # ---------------------------------------------------------------- what a text says about itself
 
-_SPDX = re.compile(r"SPDX-License-Identifier:\s*([^\n*#\"'>]+)")
+_SPDX = re.compile(r"SPDX-License-Identifier:\s*([\w.+() -]+)")
 _COMMENT = re.compile(r"\s*(?:#|//|/\*|\*|--|;|%|<!--|\"\"\"|'''|!|\.\.|REM\b|@rem\b|dnl\b|\(\*|\{-)")
 _BLOCKS = (("/*", "*/"), ('"""', '"""'), ("'''", "'''"), ("<!--", "-->"), ("(*", "*)"), ("{-", "-}"))
 # Where a header is prose in a comment: (what it says, SPDX id), the stricter first.
@@ -177,10 +177,10 @@ def licence_of_header(text: str) -> str:
 
     GNU licences without a tag carry the version that the sentence names, with "or any later version" as `-or-later`.
     """
-    head = text[:_HEADER_CHARS]
-    if found := _SPDX.search(head):
-        return found[1].strip().removesuffix("--").strip()
-    comment = " ".join(_comment_lines(head))
+    lines = _comment_lines(text[:_HEADER_CHARS])
+    if found := _SPDX.search("\n".join(lines)):
+        return found[1].strip(" -")
+    comment = " ".join(lines)
     for pattern, name in _HEADER_PATTERNS:
         if pattern.search(comment):
             return _gnu(name, comment) if name.endswith("GPL") else name
