@@ -19,8 +19,10 @@ from typing import Any
 import pyarrow as arrow
 import pyarrow.parquet as parquet
 
+from groundup.corpus.estimate import timing_report
 from groundup.corpus.funnel import Count, funnel_report, new_source_funnel
 from groundup.corpus.mixture import mix
+from groundup.corpus.stats import Check, SourceStats, stats_report
 from groundup.environment import environment
 from groundup.evaluate.curves import judge_run
 from groundup.evaluate.stats import paired_difference_of_counts, wilson
@@ -355,6 +357,7 @@ def _corpus(folder: Path, unreachable: bool) -> None:
     if unreachable:
         sources[0] |= {"status": "unreachable", "reason": "the package registry did not answer within 20 s"}
     _json(folder / "sources.json", sources)
+    _stats(folder, amounts)
     (folder / "dropped").mkdir(exist_ok=True)
     rows = [
         {"id": "books/17", "reason": "too short", "step": "quality", "excerpt": "SCENE II."},
@@ -366,6 +369,42 @@ def _corpus(folder: Path, unreachable: bool) -> None:
         },
     ]
     parquet.write_table(arrow.Table.from_pylist(rows), folder / "dropped" / "books.parquet")
+
+
+def _stats(folder: Path, amounts: dict[str, int]) -> None:
+    """stats.json and timing.json by the corpus room's own functions."""
+    rng = random.Random(11)
+    found, records = {}, []
+    for source, documents in amounts.items():
+        stats = found[source] = SourceStats()
+        for number in range(documents // 4):
+            signals = {"words": rng.lognormvariate(5.5, 1.2), "punctuated_lines": rng.betavariate(3, 1.5)}
+            signals |= {"duplicate_lines": rng.betavariate(0.6, 6), "language_score": rng.betavariate(12, 1)}
+            checks = [
+                Check("too few words", "words", signals["words"], 50.0, True),
+                Check("repeated lines", "duplicate_lines", signals["duplicate_lines"], 0.3, False),
+                Check("too few lines end in punctuation", "punctuated_lines", signals["punctuated_lines"], 0.12, True),
+            ]
+            dropped, size = any(check.fails for check in checks), int(6 * signals["words"])
+            where = {"language": rng.choice(("en", "en", "en", "de", "fr")), "license": rng.choice(("MIT", "CC0 1.0"))}
+            url = f"https://site{rng.randrange(40) // 3}.org/{number}"
+            stats.observe("dropped" if dropped else "passed", size, **where, url=url, signals=signals)
+            if not dropped:
+                stats.observe("written", size, **where, url=url)
+            stats.judge(f"{source}/{number}", HOSTILE if number == 5 else f"page {number} of {source}", size, checks)
+        for name, count in (("EMAIL", 31), ("PHONE", 12), ("IP", 4)):
+            stats.add("personal data", name, count)
+        stats.add("secrets", "AWS access key", 2)
+        for shard in range(4):
+            row = {"source": source, "documents": documents // 4, "bytes_in": 10_000_000, "peak_bytes": 310_000_000}
+            for step, rate in (("read", 40.0), ("extract", 4.0), ("filter", 3.0), ("finish", 25.0), ("write", 90.0)):
+                cpu = 10.0 / rate * (1 + shard / 20)
+                records.append({**row, "step": step, "bytes_out": 4_000_000, "cpu_seconds": cpu, "seconds": cpu})
+    pair = {"step": "near duplicates", "kept": "books/3", "dropped": "web/9", "similarity": 0.87}
+    pair |= {"kept_excerpt": "To be, or not to be", "dropped_excerpt": "To be or not to be"}
+    sizes = {"near duplicates": {2: 130, 3: 41, 4: 12, 7: 6, 12: 2}, "exact duplicates": {2: 88, 3: 9}}
+    _json(folder / "stats.json", stats_report(found, sizes, [pair]))
+    _json(folder / "timing.json", timing_report(records, cores=2, wall_seconds=61.0))
 
 
 def scores() -> dict[str, Any]:

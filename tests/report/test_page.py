@@ -12,7 +12,20 @@ import pytest
 from groundup.report.build import MOST_BYTES, build_report, render
 from groundup.report.data import report_data
 
-SECTIONS = ["verdict", "made", "use", "samples", "scores", "training", "data", "audit", "plan", "lineage", "config"]
+SECTIONS = [
+    "verdict",
+    "made",
+    "use",
+    "samples",
+    "scores",
+    "training",
+    "data",
+    "corpus",
+    "audit",
+    "plan",
+    "lineage",
+    "config",
+]
 SECTIONS += ["environment", "trouble"]
 VOID = {"meta", "link", "br", "img", "input", "hr", "area", "base", "col", "embed", "source", "track", "wbr"}
 

@@ -41,7 +41,7 @@ class StepTime:
 
 
 def timing_report(records: Iterable[Mapping[str, Any]], *, cores: int = 0, wall_seconds: float = 0.0) -> dict[str, Any]:
-    """timing.json: what the tasks took, by step and by source and step.
+    """timing.json: what the tasks took, by step and by source and step, and what TARGETS would take at these rates.
 
     Records need `step`; `source`, `documents`, `bytes_in`, `bytes_out`, `cpu_seconds`, `seconds` and `peak_bytes` count
     as 0 or "" where absent. `bytes_in` of the step `read` is the size of the input as it lies on disk.
@@ -52,7 +52,7 @@ def timing_report(records: Iterable[Mapping[str, Any]], *, cores: int = 0, wall_
         step, source = str(record["step"]), str(record.get("source") or "")
         for table in (steps, sources.setdefault(source, {})):
             table[step] = _plus(table.get(step, StepTime(step)), record)
-    return {
+    timing: dict[str, Any] = {
         "format": FORMAT,
         "cores": cores,
         "wall_seconds": round(wall_seconds, 3),
@@ -61,6 +61,8 @@ def timing_report(records: Iterable[Mapping[str, Any]], *, cores: int = 0, wall_
             source: {name: _rounded(one) for name, one in table.items()} for source, table in sorted(sources.items())
         },
     }
+    estimates = [found for size in TARGETS if (found := estimate(timing, size)) is not None]
+    return timing | {"estimates": estimates, "told": estimate_text(estimates)}
 
 
 def _plus(total: StepTime, record: Mapping[str, Any]) -> StepTime:

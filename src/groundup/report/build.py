@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 import groundup
@@ -33,7 +33,13 @@ def build_report(run_folder: Path) -> Path:
 
 def render(data: Mapping[str, Any]) -> str:
     """The page of `report_data`'s dict. Every text of the run is escaped; only our own charts go in as they are."""
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
     environment.filters |= {
         "integer": scales.integer,
         "duration": scales.duration,
@@ -41,7 +47,7 @@ def render(data: Mapping[str, Any]) -> str:
         "short": scales.short_number,
         "words": lambda name: str(name).replace("_", " "),
     }
-    template = environment.from_string((TEMPLATES / "report.html.j2").read_text(encoding="utf-8"))
+    template = environment.get_template("report.html.j2")
     return template.render(
         **view(data),
         svg=Markup,  # only ever given what figures.py and lineage.py made, which escape every text

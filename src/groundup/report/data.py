@@ -186,13 +186,16 @@ def _parameters(config: Mapping[str, Any]) -> int | None:
 def _corpus(stages: Sequence[StageFiles]) -> dict[str, Any]:
     corpora = [stage for stage in stages if stage.kind == "corpus"]
     if not corpora:
-        return {"funnel": None, "mixture": None, "sources": None, "exams": None, "dropped": {}}
+        empty = dict.fromkeys(("funnel", "mixture", "sources", "exams", "corpus_stats", "corpus_timing"))
+        return {**empty, "dropped": {}}
     corpus = corpora[0]
     return {
         "funnel": corpus.json("funnel.json"),
         "mixture": corpus.json("mixture.json"),
         "sources": corpus.json("sources.json"),
         "exams": corpus.json("exams.json"),
+        "corpus_stats": corpus.json("stats.json"),
+        "corpus_timing": corpus.json("timing.json"),
         "dropped": _dropped_examples(corpus.folder / "dropped", corpus.unreadable),
     }
 
@@ -307,6 +310,7 @@ FILLED_BY = {
     "funnel": "corpus",
     "mixture": "corpus",
     "sources": "corpus",
+    "corpus_stats": "corpus",
     "tokenizer": "tokenizer",
     "samples": "pretrain, sft, dpo or ppo",
     "audit": "sft, reward or dpo",

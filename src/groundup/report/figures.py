@@ -64,7 +64,7 @@ class Bar:
 
 
 @dataclass
-class _Canvas:
+class Canvas:
     """Collects the elements of one picture."""
 
     width: float
@@ -124,7 +124,7 @@ def line_chart(
     if log_y:
         drawn = [(one, [point for point in points if point[1] > 0]) for one, points in drawn]
     drawn = [(one, points) for one, points in drawn if points]
-    canvas = _Canvas(WIDTH, height, title, _describe_lines(drawn, x_title, y_title, marks))
+    canvas = Canvas(WIDTH, height, title, _describe_lines(drawn, x_title, y_title, marks))
     if not drawn:
         canvas.text(WIDTH / 2, height / 2, "no finite values were logged", "tick", "middle")
         return canvas.svg()
@@ -170,9 +170,7 @@ def _y_ticks(scale: Scale) -> list[float]:
     return ticks
 
 
-def _axes(
-    canvas: _Canvas, x_scale: Scale, y_scale: Scale, y_ticks: Sequence[float], x_title: str, y_title: str
-) -> None:
+def _axes(canvas: Canvas, x_scale: Scale, y_scale: Scale, y_ticks: Sequence[float], x_title: str, y_title: str) -> None:
     left, right, top, bottom = x_scale.start, x_scale.end, y_scale.end, y_scale.start
     for tick in y_ticks:
         canvas.line(left, y_scale(tick), right, y_scale(tick), "grid")
@@ -186,7 +184,7 @@ def _axes(
     canvas.text(13, middle, y_title, "axis-title", "middle", f' transform="rotate(-90 13 {middle:.1f})"')
 
 
-def _legend(canvas: _Canvas, names: Sequence[str], left: float) -> None:
+def _legend(canvas: Canvas, names: Sequence[str], left: float) -> None:
     """Names with their line, above the chart, spread by their length."""
     if len(names) < 2:
         return
@@ -239,7 +237,7 @@ def forest_plot(
     note_width = min(170.0, 10.0 + 6.6 * max((len(row.note) for row in rows), default=0))
     top = 22.0 if level_line else 8.0
     height = top + row_height * max(len(rows), 1) + 42
-    canvas = _Canvas(WIDTH, height, title, "; ".join(said) or "No data.")
+    canvas = Canvas(WIDTH, height, title, "; ".join(said) or "No data.")
     left, right, bottom = label_width, WIDTH - 16.0 - note_width, height - 40.0
     values = [value for row in rows for value in (row.low, row.value, row.high)]
     values += [level_line[0]] if level_line else []
@@ -282,7 +280,7 @@ def bar_chart(rows: Sequence[Bar], *, title: str, x_title: str, row_height: floa
     note_width = min(190.0, 10.0 + 6.6 * max((len(row.note) for row in rows), default=0))
     height = row_height * max(len(rows), 1) + 44
     said = "; ".join(f"{row.label}: {row.note or short_number(end)}" for row, end in zip(rows, ends, strict=False))
-    canvas = _Canvas(WIDTH, height, title, said or "No data.")
+    canvas = Canvas(WIDTH, height, title, said or "No data.")
     left, right, bottom = label_width, WIDTH - 12.0 - note_width, height - 40.0
     scale = Scale(lowest, max(highest, lowest * 10), left, right, is_log=log_x)
     for tick in log_ticks(scale.low, scale.high) if log_x else nice_ticks(0, highest, 4):

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from groundup.environment import command_name
+from groundup.report.corpus_view import corpus_view
 from groundup.report.data_view import data_view
 from groundup.report.lineage import lineage_svg
 from groundup.report.plan_view import plan_view
@@ -40,6 +41,7 @@ def view(data: Mapping[str, Any]) -> dict[str, Any]:
         "single_scores": single_scores(data),
         "training": _training(data),
         "corpus": data_view(data),
+        "deep": corpus_view(data),
         "audits": [_audit(name, audit) for name, audit in data["audit"].items()],
         "plan": plan_view(data),
         "lineage": lineage_svg(data["lineage"]),

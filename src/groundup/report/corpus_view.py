@@ -1,0 +1,319 @@
+"""The corpus section of the page: what each step and rule let through, at which threshold, beside published figures.
+
+Everything comes from funnel.json, stats.json, mixture.json and timing.json of the corpus stage.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from groundup.report.figures import Bar, bar_chart
+from groundup.report.histograms import histogram
+from groundup.report.scales import integer, percent, short_number, size
+
+BYTES_PER_TOKEN = (4.3, 3.3, 4.9)  # value, low, high; where the run has no tokenizer yet (corpus/card.py)
+WEB = ("warc", "wet", "cc")
+MOST_ROWS = 12
+FIRST_SIGNALS = ("bytes", "words", "language_score", "classifier_score", "perplexity", "toxicity")
+MOST_HISTOGRAMS = 14
+
+
+def corpus_view(data: Mapping[str, Any]) -> dict[str, Any]:
+    """Parts of the page by name; a part without data is empty or None."""
+    stats = data.get("corpus_stats") if isinstance(data.get("corpus_stats"), Mapping) else {}
+    total = (stats or {}).get("total") or {}
+    funnel = data["funnel"] if isinstance(data["funnel"], Mapping) else {}
+    counters = total.get("counters") or {}
+    rules = _rules(total.get("rules") or {})
+    return {
+        "facts": _facts(data, funnel, counters),
+        "steps": _steps_chart("All sources", (funnel or {}).get("total")),
+        "steps_by_source": [
+            (str(name), _steps_chart(str(name), one)) for name, one in ((funnel or {}).get("sources") or {}).items()
+        ],
+        "published": _published((stats or {}).get("published") or [], data, funnel),
+        "rules": rules,
+        "histograms": _histograms((stats or {}).get("edges") or [], total),
+        "shares": [
+            table
+            for title, group in (("Languages", "languages"), ("Licences", "licenses"), ("Domains", "domains"))
+            if (table := _shares(title, counters, group))
+        ],
+        "clusters": _clusters((stats or {}).get("clusters") or {}),
+        "duplicates": [_pair(pair) for pair in (stats or {}).get("duplicates") or []],
+        "safety": _safety(counters, funnel),
+        "tokens": _tokens(data, funnel),
+        "timing": _timing(data.get("corpus_timing")),
+    }
+
+
+def _count(found: Any, *keys: str) -> int:
+    for key in keys:
+        found = found.get(key) if isinstance(found, Mapping) else None
+    return int(found or 0)
+
+
+# ---------------------------------------------------------------- facts and funnel
+
+
+def _facts(
+    data: Mapping[str, Any], funnel: Mapping[str, Any], counters: Mapping[str, Any]
+) -> list[tuple[str, str, str]]:
+    total = funnel.get("total")
+    came, kept = _count(total, "in", "documents"), _count(total, "kept", "documents")
+    if not came:
+        return []
+    facts = [
+        ("documents", integer(kept), f"{percent(kept / came)} of {integer(came)}"),
+        ("text", size(_count(total, "kept", "bytes")), f"of {size(_count(total, 'in', 'bytes'))} that came in"),
+        ("held out", integer(_count(total, "held_out", "documents")), size(_count(total, "held_out", "bytes"))),
+    ]
+    if tokens := _tokens(data, funnel):
+        facts.append(("tokens", tokens["total"], tokens["note"]))
+    for label, group in (("languages", "languages written"), ("domains", "domains written")):
+        if names := counters.get(group):
+            largest = max(names, key=lambda name: names[name][0])
+            facts.append((label, integer(len(names)), f"most: {largest}"))
+    return facts
+
+
+def _steps_chart(title: str, one: Any) -> str:
+    """What is left after each step, and what it dropped, in documents."""
+    steps = one.get("steps") if isinstance(one, Mapping) else None
+    bars = []
+    for step in steps or []:
+        into, out = _count(step, "in", "documents"), _count(step, "out", "documents")
+        if into == out and step.get("step") not in ("read",):
+            continue  # a step that dropped nothing is no part of the picture
+        lost = percent((into - out) / into) if into else "0 %"
+        note = f"−{integer(into - out)} ({lost})"
+        bars.append(Bar(str(step.get("step")), [(out, "kept"), (into - out, "lost")], note=note))
+    if not bars:
+        return ""
+    kept, held = _count(one, "kept", "documents"), _count(one, "held_out", "documents")
+    bars.append(Bar("for training", [(kept, "kept"), (held, "held-out")], note=f"{integer(kept)} + {integer(held)}"))
+    return bar_chart(bars, title=f"{title}: documents left after each step, and what it dropped", x_title="documents")
+
+
+# ---------------------------------------------------------------- beside others
+
+
+def _published(rows: Sequence[Mapping[str, Any]], data: Mapping[str, Any], funnel: Mapping[str, Any]) -> Any:
+    """Our share of documents beside the shares that well-known pipelines report."""
+    if not rows:
+        return None
+    kinds = {str(row.get("name")): str(row.get("type")) for row in data["sources"] or []}
+    bars, ours = [], []
+    for name, source in (funnel.get("sources") or {}).items():
+        came = _count(source, "in", "documents")
+        kept = _count(source, "kept", "documents") + _count(source, "held_out", "documents")
+        if came and kinds.get(str(name), "").startswith(WEB):
+            ours.append((str(name), kept / came))
+    total = funnel.get("total")
+    if not ours and (came := _count(total, "in", "documents")):
+        kept = _count(total, "kept", "documents") + _count(total, "held_out", "documents")
+        ours.append(("all sources here", kept / came))
+    bars += [Bar(name, [(100 * share, "s2")], note=percent(share)) for name, share in ours]
+    bars += [Bar(str(row["name"]), [(100 * row["kept"], "s1")], note=percent(row["kept"])) for row in rows]
+    chart = bar_chart(bars, title="Share kept, here and in published pipelines", x_title="% kept")
+    return {"chart": chart, "rows": [{**row, "kept": percent(row["kept"])} for row in rows], "is_web": bool(kinds)}
+
+
+# ---------------------------------------------------------------- rules
+
+
+def _rules(found: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """One row a rule and threshold; those that dropped most come first, those that were never broken last."""
+    rows = []
+    for rule in found.values():
+        sign, asked = "≥" if rule["is_least"] else "≤", rule["asked"]
+        rows.append(
+            {
+                "rule": rule["rule"],
+                "step": rule["step"],
+                "question": f"{str(rule['signal']).replace('_', ' ')} {sign} {short_number(rule['threshold'])}",
+                "asked": integer(asked),
+                "dropped": integer(rule["counted"]),
+                "share": percent(rule["counted"] / asked if asked else None, 2),
+                "failed": integer(rule["failed"]),
+                "alone": integer(rule["alone"]),
+                "looser": f"+{integer(rule['gained'])}",
+                "looser_at": f"at {short_number(rule['looser'])}",
+                "stricter": f"−{integer(rule['lost'])}",
+                "stricter_at": f"at {short_number(rule['stricter'])}",
+                "kept_examples": _examples(rule["kept_examples"]),
+                "dropped_examples": _examples(rule["dropped_examples"]),
+                "order": (-rule["counted"], -rule["failed"], str(rule["rule"])),
+            }
+        )
+    return sorted(rows, key=lambda row: row["order"])
+
+
+def _examples(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
+    return [
+        {
+            "id": str(row["id"]),
+            "value": short_number(row["value"]),
+            "excerpt": " ".join(str(row["excerpt"]).split())[:160],
+            "also": ", ".join(map(str, row.get("also") or [])),
+        }
+        for row in rows
+    ]
+
+
+# ---------------------------------------------------------------- distributions
+
+
+def _histograms(edges: Sequence[float], total: Mapping[str, Any]) -> list[dict[str, str]]:
+    signals = total.get("histograms") or {}
+    thresholds: dict[str, list[float]] = {}
+    dropped: dict[str, int] = {}
+    for rule in (total.get("rules") or {}).values():
+        thresholds.setdefault(rule["signal"], []).append(rule["threshold"])
+        dropped[rule["signal"]] = dropped.get(rule["signal"], 0) + rule["counted"]
+
+    def order(signal: str) -> tuple[int, int, str]:
+        place = FIRST_SIGNALS.index(signal) if signal in FIRST_SIGNALS else len(FIRST_SIGNALS)
+        return place, -dropped.get(signal, 0), signal
+
+    charts = []
+    for signal in sorted(signals, key=order)[:MOST_HISTOGRAMS]:
+        fates = {fate: bins for fate, bins in signals[signal].items() if fate in ("passed", "dropped")}
+        if not fates and "written" in signals[signal]:
+            fates = {"passed": signals[signal]["written"]}
+        name = signal.replace("_", " ")
+        bounds = sorted(set(thresholds.get(signal, [])))
+        charts.append(
+            {
+                "title": name,
+                "svg": histogram(edges, fates, title=f"Documents by {name}", x_title=name, thresholds=bounds),
+            }
+        )
+    return charts
+
+
+def _shares(title: str, counters: Mapping[str, Any], group: str) -> dict[str, Any] | None:
+    """Documents before the filters and in the result, by name: what the filters favour shows here."""
+    fates = {fate: counters.get(f"{group} {fate}") or {} for fate in ("dropped", "passed", "written")}
+    names: dict[str, list[int]] = {}
+    for fate, found in fates.items():
+        for name, (documents, bytes) in found.items():
+            row = names.setdefault(str(name), [0, 0, 0])
+            row[0] += documents if fate != "written" else 0
+            row[1] += documents if fate == "written" else 0
+            row[2] += bytes if fate == "written" else 0
+    if not names:
+        return None
+    before, after = (sum(row[place] for row in names.values()) for place in (0, 1))
+    order = sorted(names, key=lambda name: (-names[name][1], -names[name][0], name))
+    rows = [
+        {
+            "name": name,
+            "before": integer(names[name][0]),
+            "before_share": percent(names[name][0] / before if before else None),
+            "after": integer(names[name][1]),
+            "after_share": percent(names[name][1] / after if after else None),
+            "bytes": size(names[name][2]),
+        }
+        for name in order[:MOST_ROWS]
+    ]
+    return {"title": title, "rows": rows, "more": max(0, len(order) - MOST_ROWS)}
+
+
+def _clusters(found: Mapping[str, Any]) -> list[dict[str, str]]:
+    """How many texts stood how often: clusters by their number of documents, 2, 3, 4, 5-8, 9-16, ..."""
+    charts = []
+    for step, sizes in found.items():
+        bins: dict[tuple[int, int], int] = {}
+        for text, clusters in sizes.items():
+            if (count := int(text)) > 1:
+                high = count if count <= 4 else 1 << (count - 1).bit_length()
+                low = count if count <= 4 else high // 2 + 1
+                bins[low, high] = bins.get((low, high), 0) + int(clusters)
+        if bins:
+            bars = [
+                Bar(str(low) if low == high else f"{low}–{high}", [(number, "s1")], note=integer(number))
+                for (low, high), number in sorted(bins.items())
+            ]
+            title = f"{str(step).capitalize()}: clusters by how many documents they have"
+            charts.append({"title": str(step), "svg": bar_chart(bars, title=title, x_title="clusters")})
+    return charts
+
+
+def _pair(pair: Mapping[str, Any]) -> dict[str, str]:
+    return {
+        "step": str(pair.get("step", "")),
+        "similarity": short_number(pair.get("similarity")),
+        "kept": str(pair.get("kept", "")),
+        "dropped": str(pair.get("dropped", "")),
+        "kept_excerpt": str(pair.get("kept_excerpt", ""))[:400],
+        "dropped_excerpt": str(pair.get("dropped_excerpt", ""))[:400],
+    }
+
+
+# ---------------------------------------------------------------- safety, tokens, time
+
+
+def _safety(counters: Mapping[str, Any], funnel: Mapping[str, Any]) -> list[dict[str, str]]:
+    """What was found of personal data, secrets and toxicity, by type, for each MB of text that was looked at."""
+    megabytes = _count(funnel.get("total"), "kept", "bytes") / 1e6
+    megabytes += _count(funnel.get("total"), "held_out", "bytes") / 1e6
+    return [
+        {
+            "what": group,
+            "type": str(name),
+            "found": integer(number),
+            "per_mb": short_number(number / megabytes) if megabytes else "–",
+        }
+        for group in ("personal data", "secrets", "toxicity")
+        for name, (number, _) in sorted((counters.get(group) or {}).items())
+    ]
+
+
+def _tokens(data: Mapping[str, Any], funnel: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Tokens of each source: by the run's own tokenizer where there is one, else by a rule of thumb with its range."""
+    tokenizer = data.get("tokenizer") if isinstance(data.get("tokenizer"), Mapping) else {}
+    measured = {str(name): row.get("bytes_per_token") for name, row in ((tokenizer or {}).get("sources") or {}).items()}
+    rows, sums = [], [0.0, 0.0, 0.0]
+    for name, source in (funnel.get("sources") or {}).items():
+        bytes = _count(source, "kept", "bytes")
+        own = measured.get(str(name))
+        rates = (own, own, own) if own else (BYTES_PER_TOKEN[0], BYTES_PER_TOKEN[2], BYTES_PER_TOKEN[1])
+        tokens = [bytes / rate for rate in rates]
+        sums = [a + b for a, b in zip(sums, tokens, strict=True)]
+        rows.append(
+            {
+                "source": str(name),
+                "bytes": size(bytes),
+                "rate": f"{rates[0]:.2f}" + ("" if own else f" ({rates[2]:.1f} to {rates[1]:.1f})"),
+                "tokens": short_number(tokens[0]),
+            }
+        )
+    if not rows:
+        return None
+    is_measured = all(str(name) in measured for name in (funnel.get("sources") or {}))
+    span = f"estimated, {short_number(sums[1])} to {short_number(sums[2])}"
+    note = "by this run's tokenizer" if is_measured else span
+    return {"rows": rows, "total": short_number(sums[0]), "note": note}
+
+
+def _timing(timing: Any) -> dict[str, Any] | None:
+    steps = timing.get("steps") if isinstance(timing, Mapping) else None
+    if not isinstance(steps, Mapping) or not steps:
+        return None
+    rows = [
+        {
+            "step": str(name),
+            "tasks": integer(row.get("tasks")),
+            "documents": integer(row.get("documents")),
+            "bytes": size(row.get("bytes_in")),
+            "cpu": f"{row.get('cpu_seconds', 0):,.1f} s",
+            "rate": f"{row['bytes_in'] / 1e6 / row['cpu_seconds']:,.1f} MB/s"
+            if row.get("bytes_in") and row.get("cpu_seconds")
+            else "–",
+            "memory": size(row.get("peak_bytes")),
+        }
+        for name, row in steps.items()
+    ]
+    return {"rows": rows, "estimates": [str(line) for line in timing.get("told") or []]}
