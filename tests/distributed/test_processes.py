@@ -84,15 +84,17 @@ def test_auto_uses_processes_where_they_pay(recipe: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr("groundup.workflow.processes.available_memory_bytes", lambda: 11e9)
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
 
-    def number(flops: float | None, *settings: str, memory: float = 1e9) -> int:
+    def number(flops: float | None, *settings: str, memory: float = 1e9, parameters: float = 1e6) -> int:
         words = ["base.sequence_len=64", "base.micro_batch_size=64", *settings]
-        plan = {"flops": flops, "memory_bytes": memory}
+        plan = {"flops": flops, "memory_bytes": memory, "parameters": parameters}
         return processes_for(load_recipe(str(recipe), words).stages["base"], None, plan)
 
     assert number(1e14) == 4
     assert number(5e12) == 2
     assert number(3e12) == number(None) == 1, "over before the others have started"
     assert number(None, "base.time_limit=3m") == 4
+    assert number(1e14, parameters=135e6) == 1, "4,096 tokens are too few for so many gradients"
+    assert number(1e14, "base.gradient_accumulation_steps=4", parameters=135e6) == 4
     assert number(None, "base.time_limit=10s") == 1
     assert number(1e14, "base.micro_batch_size=32") == 2, "too few tokens for four"
     assert number(1e14, memory=7e9) == 2, "8.8 GB for 7, and 1.75 for each more"

@@ -154,6 +154,7 @@ def check_report(
         parameters = config.parameters()
         row_tokens = settings.micro_batch_size * settings.sequence_len
         activations = config.num_hidden_layers * (30 * config.hidden_size + 6 * config.intermediate_size)
+        found["parameters"] = parameters
         found["memory_bytes"] = 16 * parameters + row_tokens * activations
         found["flops"] = int(tokens * config.flops_per_token(settings.sequence_len))
     return CheckReport(found, problems)

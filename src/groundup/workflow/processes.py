@@ -35,6 +35,7 @@ TOGETHER = ("pretrain", "sft", "reward", "dpo")  # what may train in several pro
 WORTH_FLOPS, WORTH_SECONDS = 2e12, 20.0
 MEMORY_SHARE = 0.8  # of what is free may be planned for
 TOKENS_EACH = 1024  # of a step: with fewer, products become small and slow
+PARAMETERS_A_TOKEN = 50_000  # with fewer tokens for them, adding up gradients costs more than processes save
 MODEL_SIZES = ("tensor_parallel_size", "pipeline_parallel_size", "context_parallel_size")
 LAYOUT = ("dp_replicate_size", "dp_shard_size", *MODEL_SIZES)
 
@@ -72,7 +73,8 @@ def processes_for(stage: Stage, wanted: int | None, plan: Mapping[str, Any]) -> 
         return 1
     threads = os.environ.get("OMP_NUM_THREADS", "")
     rows = settings.micro_batch_size * settings.gradient_accumulation_steps
-    most = min(most, int(rows), int(rows * settings.sequence_len) // TOKENS_EACH)
+    each = max(TOKENS_EACH, int(plan.get("parameters") or 0) // PARAMETERS_A_TOKEN)
+    most = min(most, int(rows), int(rows * settings.sequence_len) // each)
     if threads.isdigit():
         most = min(most, int(threads))
     if alone := plan.get("memory_bytes"):  # each more adds gradients: a quarter of weights, gradients and moments
