@@ -14,7 +14,6 @@ import pytest
 
 from groundup.artifacts import StageContext
 from groundup.console import Console
-from groundup.corpus.build import run
 from groundup.corpus.document import Document, Drop
 from groundup.corpus.settings import CorpusSettings, Source
 from groundup.corpus.sources import read_source
@@ -51,6 +50,8 @@ def context_in(folder: Path, console: Console | None = None) -> StageContext:
 @pytest.fixture
 def build(tmp_path: Path) -> Iterator[Callable[..., Built]]:
     """Build a corpus from settings as a recipe would write them, in this process unless `workers` says otherwise."""
+
+    from groundup.corpus.build import run  # here, so that a reader's tests need the readers only
 
     def build(name: str = "corpus", **settings: Any) -> Built:
         said = io.StringIO()

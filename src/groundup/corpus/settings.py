@@ -11,10 +11,10 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, Pos
 from groundup.corpus.source_settings import (  # noqa: F401 - what a recipe's author looks for here
     BooksSource,
     DialogueSource,
-    JsonlSource,
     PathSource,
     PythonCodeSource,
     PythonDocsSource,
+    RowsSource,
     Source,
     SourceSettings,
     TextSource,
@@ -163,6 +163,8 @@ class CorpusSettings(StageSettings):
     """Thresholds of the quality rules. `null`: no rules."""
     exact_duplicates: bool = True
     """Drop documents whose normalised text was seen before."""
+    duplicate_urls: bool = False
+    """Of pages with the same address (but for session ids and the like) keep the first."""
     duplicate_paragraphs: bool = False
     """Cut paragraphs of at least 100 characters that were seen before, in any document."""
     near_duplicate_threshold: Annotated[float, Field(gt=0, le=1)] | None = 0.8
@@ -171,6 +173,10 @@ class CorpusSettings(StageSettings):
     """Exams whose items must not stand in the corpus."""
     decontamination_ngram: Annotated[int, Field(ge=5, le=50)] = 13
     """A document that shares this many words in a row with an exam item (or a shorter item whole) is contaminated."""
+    decontamination_coverage: Share = 0.0
+    """Share of an item's words that such runs must cover: 0 asks for one run (GPT-3); Tulu 3 has 8 words and 0.5."""
+    decontamination_rephrased: Annotated[float, Field(gt=0, lt=1)] | None = 0.8
+    """Items that a document tells again in other words count from this probability on. `null`: not looked for."""
     pii: tuple[PiiType, ...] = PII_TYPES
     """Personal data to replace by placeholders such as <EMAIL>."""
     mixture: dict[str, PositiveFloat] = Field(default_factory=dict)
@@ -179,8 +185,20 @@ class CorpusSettings(StageSettings):
     """How often a small source may be repeated at most to reach its weight."""
     held_out: HeldOut | None = HeldOut()
     """Documents kept apart to measure on. `null`: none."""
-    workers: Annotated[PositiveInt | None, Presentation()] = None
-    """Processes that clean documents. Without it: one per core. The result does not depend on it."""
+    max_technical_share: Share = 0.02
+    """Stop when more of a shard than this is lost for one technical reason: a crash, a time-out, a broken installation."""
+    document_seconds: PositiveFloat = 60.0
+    """Longest CPU time that extracting one document may take."""
+    shard_bytes: Annotated[int, Field(ge=10_000)] = 32_000_000
+    """Raw text in one shard: what is done again after a kill, and what a worker's memory depends on."""
+    engine: Annotated[Literal["local", "ray", "dask", "slurm"], Presentation()] = "local"
+    """Who runs the shards: processes here, a Ray or Dask cluster, or Slurm arrays. The result does not depend on it."""
+    address: Annotated[str | None, Presentation()] = None
+    """Of the Ray or Dask cluster (`auto`: the running one); options of `sbatch` for Slurm. Without it: one is started."""
+    workers: Annotated[NonNegativeInt | None, Presentation()] = None
+    """Shards worked on at a time. Without it: one per core. 0: in this very process, for debuggers."""
+    keep_work: Annotated[bool, Presentation()] = True
+    """Keep what every step left (about the raw text's size), so that a changed setting repeats its step and below only."""
 
     @model_validator(mode="after")
     def _names_fit(self) -> CorpusSettings:

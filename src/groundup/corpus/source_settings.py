@@ -20,19 +20,43 @@ class SourceSettings(Settings):
 
 class PathSource(SourceSettings):
     path: FileRef
-    """A file, a folder, a glob, or `package:NAME/GLOB` for a pinned registry package."""
+    """A file, a folder, a glob, an address (`https://`, `s3://`, `gs://`, `hf://owner/name/...`), a list of paths
+    (`.paths`, `.paths.gz`), or `package:NAME/GLOB` for a pinned registry package."""
 
 
-class WarcSource(PathSource):
-    """Web archives (.warc, .warc.gz): every HTML page that was answered with 200."""
+class FilesSource(PathSource):
+    """What every source of many files may be told."""
+
+    path_root: str | None = None
+    """What relative paths in a list of paths start from. Without it: the list's folder, or Common Crawl's server."""
+    max_files: PositiveInt | None = None
+    """Read at most this many of the files; which ones is decided by a hash of their names."""
+
+
+class WarcSource(FilesSource):
+    """Web archives (.warc, .warc.gz, .arc.gz; a .txt is a list of them): every HTML page that was answered with 200."""
 
     type: Literal["warc"]
 
 
-class WikipediaSource(PathSource):
-    """A MediaWiki XML dump (plain, .bz2 or .gz) in any language: its articles as prose."""
+class WetSource(FilesSource):
+    """Common Crawl's extracted text (.wet, .warc.wet.gz): a document per page. A `.txt` is a list of files."""
+
+    type: Literal["wet"]
+
+
+class WikipediaSource(FilesSource):
+    """MediaWiki XML dumps (plain, .bz2, .gz, .7z; a .txt is a list of them) in any language: articles as prose."""
 
     type: Literal["wikipedia"]
+    tables: Literal["text", "drop"] = "text"
+    """Tables as lines of text, ` | ` between their cells; or dropped."""
+
+
+class NewsSource(FilesSource):
+    """News: RSS and Atom feeds, NITF, NewsML-G2, and JSON or .jsonl articles; also in zip and tar archives."""
+
+    type: Literal["news"]
 
 
 class BooksSource(PathSource):
@@ -41,6 +65,23 @@ class BooksSource(PathSource):
     type: Literal["books"]
     part_chars: PositiveInt = 16_000
     """Aim at parts of this many characters, cut at headings (acts, scenes, chapters) or between paragraphs."""
+
+
+class CodeSource(PathSource):
+    """Source code: folders, git repositories (also bare), archives, rows as The Stack has them; a licence per file."""
+
+    type: Literal["code"]
+    licenses: tuple[str, ...] = ("permissive",)
+    """The licence families that may be used (MIT, GPL ...; `permissive` stands for all that ask for a notice at most).
+    Empty: all. A file of which nothing says a licence is used only where `license` states one."""
+    programming_languages: tuple[str, ...] = ()
+    """Keep these languages only (Python, C++, Markdown ...). Empty: all that are known."""
+    tests: bool = True
+    """Keep test files too."""
+    max_file_bytes: PositiveInt = 1_000_000
+    """Larger files are dropped unread: they are data, or were made by a program."""
+    revision: str = "HEAD"
+    """Of git repositories: the branch, tag or commit to read. Changes that are not committed are not read."""
 
 
 class PythonDocsSource(SourceSettings):
@@ -69,34 +110,60 @@ class DialogueSource(PathSource):
     """Which languages' folders to read (`english`, `german`, ...)."""
 
 
-class TextSource(PathSource):
-    """Your own text: .txt, .md, .html files, one document each."""
+class TextSource(FilesSource):
+    """Your own text: .txt, .md, .html files and archives of them; one document each, or one per line."""
 
     type: Literal["text"]
+    one_per: Literal["file", "line"] = "file"
+    """What a document is: a file, or a line of one."""
+    part_chars: PositiveInt = 2_000_000
+    """Longer files become parts of about this many characters, cut between paragraphs."""
 
 
-class JsonlSource(PathSource):
-    """Your own rows: .jsonl (also .gz) with the text in one field."""
+class RowsSource(FilesSource):
+    """Your own rows, or a Hub data set's (`hf://owner/name`): .jsonl, .json, .parquet, .csv, .tsv, also packed.
 
-    type: Literal["jsonl"]
+    Fields may be nested (`a.b`); what stands in a row's `metadata` is found without saying so.
+    """
+
+    type: Literal["rows", "jsonl", "parquet", "csv", "hf"]
     text_field: str = "text"
     """The field that holds the text."""
+    template: str | None = None
+    """A text made of several fields, instead of `text_field`: `{title}\\n\\n{body}`."""
+    id_field: str | None = None
+    """The field that names a row, unique in its file. Without it: the row's number."""
     url_field: str = "url"
     """The field that holds the address or any other origin; may be absent."""
     license_field: str = "license"
     """The field that holds a row's licence; may be absent."""
-    code: bool = False
-    """The rows are source code: the rules for code apply, not those for prose."""
+    date_field: str | None = None
+    """The field that holds the date. Without it: the first of date, created, published, timestamp that a row has."""
+    language_field: str | None = None
+    """The field that holds the language (ISO 639-1), which is then believed. Without it the language is detected."""
+    metadata_fields: tuple[str, ...] = ("id", "title", "author", "source")
+    """Further fields to keep beside each document; may be absent."""
+    media: Literal["prose", "html", "docs", "dialogue", "code"] = "prose"
+    """What the text is: HTML is extracted; documentation, dialogue and code have rules of their own."""
+    split: str | None = None
+    """Only files whose path names this split (`train`). Without it: all files."""
+    delimiter: str | None = None
+    """What stands between the fields of a .csv. Without it: found in its first line."""
+    columns: tuple[str, ...] = ()
+    """Names of the columns of a .csv whose first line is data already."""
 
 
 Source = Annotated[
     WarcSource
+    | WetSource
     | WikipediaSource
+    | NewsSource
     | BooksSource
     | PythonDocsSource
     | PythonCodeSource
+    | CodeSource
     | DialogueSource
     | TextSource
-    | JsonlSource,
+    | RowsSource,
     Field(discriminator="type"),
 ]

@@ -21,13 +21,20 @@ from groundup.corpus.sources.piece import Piece as Piece
 # By import path: a corpus of text files needs neither fastwarc nor mwparserfromhell.
 _MODULES = {
     "warc": "warc",
+    "wet": "wet",
     "wikipedia": "wikipedia",
+    "news": "news",
     "books": "books",
     "python_docs": "python_docs",
     "python_code": "python_code",
+    "code": "code",
     "dialogue": "dialogue",
     "text": "text",
+    "rows": "rows",
     "jsonl": "rows",
+    "parquet": "rows",
+    "csv": "rows",
+    "hf": "rows",
 }
 
 

@@ -93,9 +93,9 @@ def file_pieces(
         return _listed(spec, root, max_files)
     if is_remote(spec):
         pieces = [Piece(found.name, found.identity, found.bytes, found.address) for found in find(spec)]
-        return _sample(pieces, max_files)
+        return sample(pieces, max_files)
     pieces = [_local_piece(file.name, file.path or Path()) for file in open_inputs(spec, cache, None)]
-    return _sample(pieces, max_files)
+    return sample(pieces, max_files)
 
 
 def open_piece(piece: Piece) -> Iterator[Input]:
@@ -136,7 +136,7 @@ def _local_piece(name: str, path: Path) -> Piece:
     return Piece(name, f"{stat.st_size}-{stat.st_mtime_ns}", stat.st_size, str(path))
 
 
-def _sample(pieces: list[Piece], most: int | None) -> list[Piece]:
+def sample(pieces: list[Piece], most: int | None) -> list[Piece]:
     if most is None or len(pieces) <= most:
         return pieces
     by_hash = sorted(pieces, key=lambda piece: hashlib.blake2b(piece.name.encode("utf-8", "replace")).digest())
@@ -162,7 +162,7 @@ def _listed(spec: str, root: str | None, max_files: int | None) -> list[Piece]:
     entries = list(dict.fromkeys(line for line in lines if line and not line.startswith("#")))
     if not entries:
         raise UserError("the list names no path", where=spec, fix="write one path or address a line")
-    pieces = _sample([_entry(entry, _root_of(entry, spec, root)) for entry in entries], max_files)
+    pieces = sample([_entry(entry, _root_of(entry, spec, root)) for entry in entries], max_files)
     missing = [piece.where for piece in pieces if not is_remote(piece.where) and not Path(piece.where).is_file()]
     if missing:
         raise UserError(
