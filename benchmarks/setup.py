@@ -1,4 +1,4 @@
-"""Make the peers' environments: `.bench-venv` (transformers, accelerate, TRL) and `.bench-venv-litgpt`.
+"""Make the peers' environments: `.bench-venv` (transformers, accelerate, TRL), `-litgpt`, `-dedup` (deduplication).
 
     python benchmarks/setup.py [FOLDER]
 
@@ -27,6 +27,7 @@ def main() -> int:
     torch = torch_requirement((ROOT / "constraints.txt").read_text())
     make(folder, [torch, "-r", str(HERE / "peers.txt")])
     make(folder.with_name(f"{folder.name}-litgpt"), [torch, "-r", str(HERE / "peers-litgpt.txt")])
+    make(folder.with_name(f"{folder.name}-dedup"), ["-r", str(HERE / "peers-dedup.txt")])
     return 0
 
 
