@@ -232,5 +232,23 @@ def decode(data: bytes) -> str:
         return _with_newlines(bytes_to_str(data, detect_encoding(data) or "windows-1252"))
 
 
+def encoding_of(head: bytes) -> str:
+    """The encoding of a text that begins so, for what is too large to be decoded as a whole."""
+    for bom, encoding in (
+        (codecs.BOM_UTF32_LE, "utf-32"),
+        (codecs.BOM_UTF16_LE, "utf-16"),
+        (codecs.BOM_UTF16_BE, "utf-16"),
+    ):
+        if head.startswith(bom):
+            return encoding
+    try:
+        codecs.getincrementaldecoder("utf-8")().decode(head)  # not final: the last character may be cut in two
+        return "utf-8-sig"
+    except UnicodeDecodeError:
+        from resiliparse.parse.encoding import detect_encoding
+
+        return detect_encoding(head) or "cp1252"
+
+
 def _with_newlines(text: str) -> str:
     return text.replace("\r\n", "\n").replace("\r", "\n")

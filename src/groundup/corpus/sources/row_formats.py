@@ -14,6 +14,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from groundup.corpus.sources.files import encoding_of
+
 MAX_ROW_BYTES = 64_000_000  # a longer line is no row; what is left of it is passed over
 BATCH_ROWS = 256
 _CHUNK = 1 << 16
@@ -107,7 +109,7 @@ def csv_rows(stream: Any, delimiter: str | None, columns: tuple[str, ...]) -> It
     """The lines of a CSV file by its header's (or the given) column names; quoted fields may hold line ends."""
     csv.field_size_limit(MAX_ROW_BYTES)
     head = bytes(stream.peek(_CHUNK)[:_CHUNK])
-    encoding = _encoding(head)
+    encoding = encoding_of(head)
     text = io.TextIOWrapper(stream, encoding, errors="replace", newline="")
     first = head.decode(encoding, "replace").partition("\n")[0]
     reader = csv.reader(_without_nul(text), delimiter=delimiter or _delimiter(first), strict=False)
@@ -140,18 +142,6 @@ def _delimiter(line: str) -> str:
     """The most frequent of the usual ones in the first line, outside of quotes."""
     outside = "".join(line.split('"')[::2])
     return max(",\t;|", key=outside.count)
-
-
-def _encoding(head: bytes) -> str:
-    if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        return "utf-16"
-    try:
-        codecs.getincrementaldecoder("utf-8")().decode(head)  # not final: the last character may be cut in two
-        return "utf-8-sig"
-    except UnicodeDecodeError:
-        from resiliparse.parse.encoding import detect_encoding
-
-        return detect_encoding(head) or "cp1252"
 
 
 def parquet_rows(stream: Any, fields: tuple[str, ...]) -> Iterator[Row | BadRow | None]:

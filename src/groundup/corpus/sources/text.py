@@ -1,45 +1,157 @@
-"""A person's own text: folders of .txt, .md and .html files."""
+"""A person's own text: .txt, .md, .html files, in folders or archives; a document each, or one per line."""
 
 from __future__ import annotations
 
+import io
+import re
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path, PurePath
+from typing import Any
 
 from groundup.corpus.document import Document, Drop
 from groundup.corpus.source_settings import TextSource
-from groundup.corpus.sources.files import decode, file_pieces, open_piece
+from groundup.corpus.sources.files import Input, decode, encoding_of, file_pieces, open_members
+from groundup.corpus.sources.packed import UNPACK_ERRORS
+from groundup.corpus.sources.pages import MAX_PAGE_BYTES, decode_page, page_license
 from groundup.corpus.sources.piece import Piece
-from groundup.corpus.sources.warc import decode_page
 
 _HTML = {".html", ".htm", ".xhtml"}
-_TEXT = {".txt", ".md", ".markdown", ".rst", ".text", ""}
+_MARKDOWN = {".md", ".markdown"}
+_TEXT = {".txt", ".rst", ".text", "", *_MARKDOWN}
+_PACKED = (".gz", ".bz2", ".xz", ".zst", ".lz4")
+_WHOLE_BYTES = 8_000_000  # up to here a file is decoded as a whole, so that all of it says its encoding
+_MAX_LINE_CHARS = 20_000_000
+_FRONT_MATTER = re.compile(r"\A---[ \t]*\n(.*?)\n---[ \t]*\n", re.DOTALL)
+_FRONT_FIELD = re.compile(r"^(title|date|author|license|lang|language):[ \t]*[\"']?(.+?)[\"']?[ \t]*$", re.MULTILINE)
 
 
 def pieces(source: TextSource, cache: Path) -> list[Piece]:
-    """One piece per file."""
-    return file_pieces(source.path, cache)
+    """One piece per file (an archive is one file)."""
+    return file_pieces(source.path, cache, root=source.path_root, max_files=source.max_files)
 
 
 def read(source: TextSource, piece: Piece, notes: Counter[str]) -> Iterator[Document | Drop]:
-    """One document per file; files of other kinds, binary and empty ones are drops."""
-    for file in open_piece(piece):
+    """A document per file or line; files of other kinds, binary and empty ones are drops."""
+    for file in open_members(piece):
+        if isinstance(file, Drop):
+            yield file
+            continue
         notes["files"] += 1
-        suffix = PurePath(PurePath(file.name).name.removesuffix(".gz")).suffix.lower()
+        suffix = _suffix(file.name)
         try:
             with file.open_unpacked() as stream:
-                data = stream.read()
-        except (OSError, EOFError) as error:
+                if suffix not in _HTML | _TEXT:
+                    yield Drop(file.name, "read", f"not a text file ({suffix})", file.where)
+                elif source.one_per == "line" and suffix not in _HTML:
+                    yield from _lines(stream, source, file)
+                else:
+                    yield from _file(stream, suffix, source, file)
+        except UNPACK_ERRORS as error:
             yield Drop(file.name, "read", "unreadable file", f"{file.where}: {error}")
-            continue
-        if suffix not in _HTML | _TEXT:
-            yield Drop(file.name, "read", f"not a text file ({suffix})", file.where, len(data))
-        elif b"\0" in data[:8000] and not data.startswith((b"\xff\xfe", b"\xfe\xff")):
-            yield Drop(file.name, "read", "binary file", file.where, len(data))
-        elif not data.strip():
-            yield Drop(file.name, "read", "empty file", file.where)
+
+
+def _suffix(name: str) -> str:
+    path = PurePath(PurePath(name.lower()).name)
+    return PurePath(path.stem).suffix if path.suffix in _PACKED else path.suffix
+
+
+def _file(stream: Any, suffix: str, source: TextSource, file: Input) -> Iterator[Document | Drop]:
+    data = stream.read(_WHOLE_BYTES if suffix not in _HTML else MAX_PAGE_BYTES + 1)
+    license = source.license or file.license or "unknown"
+    if b"\0" in data[:8000] and not data.startswith((b"\xff\xfe", b"\xfe\xff")):
+        yield Drop(file.name, "read", "binary file", file.where, len(data))
+    elif not data.strip():
+        yield Drop(file.name, "read", "empty file", file.where)
+    elif suffix in _HTML:
+        if len(data) > MAX_PAGE_BYTES:
+            yield Drop(file.name, "read", "larger than a page can be (20 MB)", file.where, len(data))
+            return
+        html = decode_page(data, None)
+        yield Document(file.name, file.where, page_license(html) or license, html, "html")
+    else:
+        whole = len(data) < _WHOLE_BYTES
+        # A larger file is read on in the encoding of its first bytes: memory stays that of one part.
+        text = io.StringIO(decode(data)) if whole else _text_stream(stream, data)
+        for document in _parts(text, source, file, license):
+            yield _with_front_matter(document) if suffix in _MARKDOWN else document
+
+
+def _text_stream(stream: Any, start: bytes) -> io.TextIOBase:
+    joined = io.BufferedReader(_Joined(start, stream))  # type: ignore[type-var]
+    return io.TextIOWrapper(joined, encoding_of(start[: 1 << 20]), errors="replace")
+
+
+class _Joined(io.RawIOBase):
+    """What was read already, and then the rest of the stream."""
+
+    def __init__(self, start: bytes, stream: Any) -> None:
+        self._start, self._stream = start, stream
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        data = self._start[: len(buffer)] or self._stream.read(len(buffer))
+        self._start = self._start[len(buffer) :]
+        buffer[: len(data)] = data
+        return len(data)
+
+
+def _parts(text: Any, source: TextSource, file: Input, license: str) -> Iterator[Document]:
+    buffer, number = text.read(source.part_chars * 5 // 4 + 1), 0
+    while buffer:
+        if len(buffer) <= source.part_chars * 5 // 4:
+            part, buffer = buffer, ""
         else:
-            is_html = suffix in _HTML
-            text = decode_page(data, None) if is_html else decode(data)
-            license = source.license or file.license or "unknown"
-            yield Document(file.name, file.where, license, text, "html" if is_html else "prose")
+            cut = _cut(buffer, source.part_chars)
+            part, buffer = buffer[:cut], buffer[cut:]
+        buffer += text.read(source.part_chars * 5 // 4 + 1 - len(buffer))
+        number += 1
+        id = file.name if number == 1 and not buffer else f"{file.name}#{number}"
+        if part.strip():
+            yield Document(id, file.where, license, part, "prose")
+
+
+def _cut(text: str, chars: int) -> int:
+    """Where a part ends: behind the last paragraph, line or word before `chars`, if that is not too early."""
+    for end in ("\n\n", "\n", " "):
+        if (place := text.rfind(end, chars // 2, chars)) >= 0:
+            return place + len(end)
+    return chars
+
+
+def _lines(stream: Any, source: TextSource, file: Input) -> Iterator[Document | Drop]:
+    text = io.TextIOWrapper(stream, encoding_of(bytes(stream.peek(1 << 16)[: 1 << 16])), errors="replace")
+    license = source.license or file.license or "unknown"
+    number = 0
+    while line := text.readline(_MAX_LINE_CHARS):
+        number += 1
+        id = f"{file.name}:{number}"
+        if len(line) == _MAX_LINE_CHARS and not line.endswith("\n"):
+            while (rest := text.readline(_MAX_LINE_CHARS)) and not rest.endswith("\n"):
+                pass
+            yield Drop(id, "read", f"line longer than {_MAX_LINE_CHARS // 1_000_000} million characters", line[:300])
+        elif line.strip():
+            yield Document(id, file.where, license, line.rstrip("\n"), "prose")
+    if not number:
+        yield Drop(file.name, "read", "empty file", file.where)
+
+
+def _with_front_matter(document: Document) -> Document:
+    """What a Markdown file says about itself in front of its text goes where it belongs."""
+    found = _FRONT_MATTER.match(document.text)
+    if found is None:
+        return document
+    fields = dict(_FRONT_FIELD.findall(found[1]))
+    date = fields.get("date", "") if re.match(r"\d{4}", fields.get("date", "")) else ""
+    return Document(
+        document.id,
+        document.url,
+        fields.get("license") or document.license,
+        document.text[found.end() :],
+        document.media,
+        document.language,
+        date,
+        {name: fields[name] for name in ("title", "author") if name in fields},
+    )
