@@ -1,15 +1,17 @@
-"""Generation against transformers' `generate`: SmolLM2-135M's shape at batch 1, 8 and 32, and the demo's 5M model.
+"""Generation against transformers' `generate` and llama.cpp: SmolLM2-135M's shape at batch 1, 8 and 32; the demo's 5M.
 
     python benchmarks/generate.py [--json] [--quick]
 
 All systems read the same folder of weights (random, from a seed; matrices of the layers made larger, or a tied model
-would only repeat itself) and continue the same prompts greedily. First the ids of fp32 have to be equal.
+would only repeat itself) and continue the same prompts greedily. First the ids of fp32 have to be equal; llama.cpp's
+(in Q4_1 it is timed, in F32 it is checked) the first few, as it adds up in another order.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import tempfile
 from importlib.util import find_spec
@@ -18,6 +20,7 @@ from typing import Any
 import common
 import numpy as np
 from common import Samples, System
+from llama_cpp import LlamaCpp
 
 SEED = 1337
 LAYER_SCALE = 2
@@ -34,6 +37,7 @@ SMOLLM2_135M: dict[str, Any] = {
 FIRST_IDS_EQUAL = 0.75  # share of prompts whose first token in our bf16 has to be fp32's; later ones follow from it
 OURS = ("bfloat16", "int8", "float32")
 THEIRS = ("bfloat16", "float32")
+LLAMA_CPP_IDS_EQUAL = 6
 
 
 def main() -> int:
@@ -42,13 +46,14 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="a little of everything, to try the script out")
     arguments = parser.parse_args()
     has_peer = find_spec("transformers") is not None
+    has_llama_cpp = find_spec("xllamacpp") is not None and find_spec("gguf") is not None
     report: dict[str, Any] = {
         "machine": common.machine(["groundup", "torch", "transformers"]),
         "quick": arguments.quick,
         "work": {},
         "results": [],
         "targets": [],
-        "absent": [*([] if has_peer else ["transformers"]), "xllamacpp (llama.cpp Q4_1: no GGUF of these weights)"],
+        "absent": [*([] if has_peer else ["transformers"]), *([] if has_llama_cpp else ["xllamacpp and gguf"])],
     }
     turns, new_tokens = (1, 8) if arguments.quick else (3, 64)
     for shape, config, works in (
@@ -64,9 +69,14 @@ def main() -> int:
             for batch, at_least in works:
                 is_demo = shape != "135M"
                 prompts = prompts_of(batch, vocab, is_ragged=is_demo)
-                compare(
-                    report, f"{shape}, batch {batch}", systems, prompts, 16 if is_demo else new_tokens, turns, at_least
-                )
+                more = []
+                if batch == 1 and has_llama_cpp:
+                    threads = len(os.sched_getaffinity(0))
+                    more = [System(f"llama.cpp {kind}", LlamaCpp, folder, kind, threads) for kind in ("Q4_1", "F32")]
+                name, new = f"{shape}, batch {batch}", 16 if is_demo else new_tokens
+                compare(report, name, [*systems, *more], prompts, new, turns, at_least)
+                for system in more:
+                    system.close()
             for system in systems:
                 system.close()
     print(json.dumps(report, indent=2) if arguments.json else common.table(report))
@@ -92,13 +102,16 @@ def compare(
     """Equal ids first; then the systems take turns."""
     given = {system.name: system.ask("answer", prompts, new_tokens) for system in systems}
     exact = [ids for system, ids in given.items() if system.endswith("float32")]
+    theirs = given.pop("llama.cpp F32", None)
+    has_llama_cpp = given.pop("llama.cpp Q4_1", None) is not None
+    is_same_start = theirs is None or theirs[0][:LLAMA_CPP_IDS_EQUAL] == exact[0][0][:LLAMA_CPP_IDS_EQUAL]
     first = {
         system: round(sum(a[0] == b[0] for a, b in zip(ids, exact[0], strict=True)) / len(prompts), 3)
         for system, ids in given.items()
         if not system.endswith("float32")
     }
     is_close = len(prompts) < 8 or first["groundup bfloat16"] >= FIRST_IDS_EQUAL
-    is_same = all(ids == exact[0] for ids in exact) and is_close
+    is_same = all(ids == exact[0] for ids in exact) and is_close and is_same_start
     report["work"][name] = {
         "what": f"{len(prompts)} prompts of {min(map(len, prompts))} to {max(map(len, prompts))} tokens, {new_tokens} "
         "new tokens each, greedy, prompts read included",
@@ -106,11 +119,13 @@ def compare(
             "ids_fp32_equal": all(ids == exact[0] for ids in exact),
             "distinct_ids": len({token for ids in exact[0] for token in ids}),
             "first_ids_as_fp32": first,
+            **({"llama_cpp_first_ids_equal": is_same_start} if has_llama_cpp else {}),
         },
         "same": is_same,
     }
     if not is_same:
         return
+    systems = [system for system in systems if system.name != "llama.cpp F32"]
     samples = {system.name: Samples() for system in systems}
     for _ in range(turns):
         for system in systems:
@@ -126,6 +141,9 @@ def compare(
             report["targets"].append(
                 common.target(f"{name}, {dtype}", results[f"groundup {dtype}"], [results[peer]], wanted)
             )
+    if has_llama_cpp:
+        four_bits = results["llama.cpp Q4_1"]
+        report["targets"].append(common.target(f"{name}, int8", results["groundup int8"], [four_bits], 1.0))
 
 
 class Weights:
