@@ -68,7 +68,7 @@ def test_the_hubs_own_reader_reads_the_card_and_finds_it_valid(tmp_path: Path) -
     assert list(configs) == ["default", "web", "books"]
     assert configs["web"]["data_files"] == [
         {"split": "train", "path": "documents/web-*.parquet"},
-        {"split": "validation", "path": "held_out/web.parquet"},
+        {"split": "validation", "path": "held_out/web-*.parquet"},
     ]
     assert hub.DatasetCardData(**card.data.to_dict()).to_yaml(), "and writes it again"
 

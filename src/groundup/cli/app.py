@@ -14,6 +14,8 @@ from typing import Annotated
 import typer
 
 from groundup import __version__
+from groundup.cli.data import data
+from groundup.cli.options import AsJson, Quiet, RunsFolder
 from groundup.environment import command_name, spin_less
 from groundup.errors import EXIT_FAILED, Stopped, UserError
 
@@ -31,6 +33,7 @@ config = typer.Typer(help="Look up what can be written in a recipe.", no_args_is
 app.add_typer(config, name="config", rich_help_panel="Recipes")
 tokens = typer.Typer(help="Look at what a run trains on.", no_args_is_help=True)
 app.add_typer(tokens, name="tokens", rich_help_panel="Runs")
+app.add_typer(data, name="data", rich_help_panel="Runs")
 
 
 def _complete(context: typer.Context, incomplete: str) -> list[str]:
@@ -43,9 +46,6 @@ Overrides = Annotated[
     list[str] | None,
     typer.Argument(metavar="KEY=VALUE", help="settings to change, YAML values", autocompletion=_complete),
 ]
-RunsFolder = Annotated[Path | None, typer.Option("--runs", help="folder that holds the runs", metavar="FOLDER")]
-AsJson = Annotated[bool, typer.Option("--json", help="one JSON object on stdout")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="warnings only")]
 ProcessesOption = Annotated[
     str, typer.Option("--processes", help="processes that train a stage together on this machine", metavar="N|auto")
 ]

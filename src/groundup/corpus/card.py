@@ -63,10 +63,14 @@ def write_card(folder: Path, name: str, settings: Mapping[str, Any]) -> None:
     (folder / README).write_text(card_text(folder, name, settings), encoding="utf-8")
 
 
+def card_data(folder: Path, name: str) -> dict[str, Any]:
+    """The front matter alone, as data."""
+    return front_matter(name, *_found(folder))
+
+
 def card_text(folder: Path, name: str, settings: Mapping[str, Any]) -> str:
     """The card of the corpus in `folder`. Raises UserError where a JSON file is broken."""
-    found = {key: _read(folder / f"{key}.json") for key in ("funnel", "stats", "mixture", "sources", "exams")}
-    sources = [row for row in found["sources"] or [] if row.get("status") == "used"]
+    found, sources = _found(folder)
     parts = (
         [f"# {name}", _intro(found["funnel"], sources)],
         _section("Sources", _sources(sources)),
@@ -82,6 +86,12 @@ def card_text(folder: Path, name: str, settings: Mapping[str, Any]) -> str:
     )
     front = front_matter(name, found, sources)
     return _yaml(front) + "\n" + "\n\n".join(line for part in parts for line in part if line) + "\n"
+
+
+def _found(folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """The content of the JSON files, and of the sources those that were used."""
+    found = {key: _read(folder / f"{key}.json") for key in ("funnel", "stats", "mixture", "sources", "exams")}
+    return found, [row for row in found["sources"] or [] if row.get("status") == "used"]
 
 
 def _read(path: Path) -> Any:
@@ -118,7 +128,7 @@ def front_matter(name: str, found: Mapping[str, Any], sources: Sequence[Mapping[
         "configs": [config("default", "*", "*", is_default=True)],
     }
     if len(sources) > 1:
-        front["configs"] += [config(row["name"], f"{row['name']}-*", row["name"]) for row in sources]
+        front["configs"] += [config(row["name"], f"{row['name']}-*", f"{row['name']}-*") for row in sources]
     if not languages:
         del front["language"]
     return front

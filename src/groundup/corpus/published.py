@@ -30,14 +30,14 @@ PUBLISHED: tuple[Published, ...] = (
         "Penedo et al. 2023, arXiv 2306.01116: nearly 90 % of the documents removed",
     ),
     Published(
-        "Dolma (language and paragraphs)",
+        "Dolma: CCNet",
         0.158,
         "bytes of Common Crawl's text",
         "English, repeated paragraphs of a snapshot (CCNet)",
         "Soldaini et al. 2024, arXiv 2402.00159, 5.1: 175.1 TB to 27.7 TB",
     ),
     Published(
-        "Dolma (duplicates)",
+        "Dolma: duplicates",
         0.398,
         "documents after CCNet",
         "same URL (53.2 % removed), same text (14.9 % of the rest)",

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 
-from groundup.report.figures import WIDTH, Canvas
+from groundup.report.figures import Canvas
 from groundup.report.scales import Scale, nice_ticks, short_number
 
 FATES = (("passed", "kept"), ("dropped", "lost"))  # in this order from the bottom, with the class of their colour
 MOST_BINS = 26
+WIDTH = 360  # three stand beside each other on the page
+LABEL_WIDTH = 42
 
 
 def histogram(
@@ -47,7 +50,7 @@ def histogram(
             if size > 0:
                 canvas.rect(x + 0.5, y - size, max(width - 1, 1), size, f"bar {kind}")
             y -= size
-    every = max(1, round(len(bins) * 46 / (right - left)))
+    every = max(1, math.ceil(len(bins) * LABEL_WIDTH / (right - left)))
     for place in range(0, len(bins) + 1, every):
         edge = first + place - 1  # the edge on the left of that bin
         if 0 <= edge < len(edges):
