@@ -137,10 +137,7 @@ def planted(base: list[str], megabytes: float) -> list[str]:
         text = rng.choice(base)
         kind = rng.random()
         if kind < 0.7:
-            share = rng.choice(EDITS)
-            text = _WORD.sub(
-                lambda word, share=share: rng.choice(vocabulary) if rng.random() < share else word[0], text
-            )
+            text = edited(text, rng.choice(EDITS), vocabulary, rng)
         elif kind < 0.9:
             lines = text.splitlines(keepends=True)
             text = "".join(lines[: max(1, round(len(lines) * (1 - rng.choice(CUTS))))])
@@ -151,6 +148,15 @@ def planted(base: list[str], megabytes: float) -> list[str]:
         size += len(text.encode())
     rng.shuffle(texts)
     return texts
+
+
+def edited(text: str, share: float, vocabulary: list[str], rng: random.Random) -> str:
+    """The text with this share of its words replaced."""
+
+    def other(word: re.Match[str]) -> str:
+        return rng.choice(vocabulary) if rng.random() < share else word[0]
+
+    return _WORD.sub(other, text)
 
 
 class Truth:

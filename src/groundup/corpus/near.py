@@ -10,7 +10,7 @@ files to files; `find_near_duplicates` has them for texts that fit one machine.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -82,31 +82,42 @@ def shingles_of(text: str) -> Hashes:
     return shingle([text]).values
 
 
-def shingle(texts: Iterable[str]) -> Shingles:
-    """The shingles of many texts. Short texts are tokenised together, as numpy works best on 100 kB at a time."""
-    parts: list[Hashes] = []
-    sizes: list[Places] = []
+def hashed_words(texts: Iterable[str]) -> Iterator[tuple[Hashes, Places]]:
+    """Batches of texts: the hashes of all words, and (texts + 1,) where each text's own begin and end.
+
+    Short texts are tokenised together, as numpy works best on 100 kB at a time.
+    """
     batch: list[str] = []
     chars = 0
     for text in texts:
         batch.append(text)
         chars += len(text)
         if chars >= _BATCH_CHARS:
-            _shingle_batch(batch, parts, sizes)
+            yield _batch_words(batch)
             batch, chars = [], 0
     if batch:
-        _shingle_batch(batch, parts, sizes)
-    values = np.concatenate(parts) if parts else np.empty(0, np.uint64)
-    return Shingles(values, offsets_of(np.concatenate(sizes) if sizes else np.empty(0, np.int64)))
+        yield _batch_words(batch)
 
 
-def _shingle_batch(texts: list[str], parts: list[Hashes], sizes: list[Places]) -> None:
+def _batch_words(texts: list[str]) -> tuple[Hashes, Places]:
     words = words_in("\n".join(texts))  # the newline keeps the last word of one text from the first of the next
     ends_of_texts = np.cumsum([len(text) + 1 for text in texts])
     bounds = np.concatenate(([0], np.searchsorted(words.starts, ends_of_texts))).astype(np.int64)
+    return words.hashes, bounds
+
+
+def shingle(texts: Iterable[str]) -> Shingles:
+    """The shingles of many texts."""
+    parts = [_shingle_words(words, bounds) for words, bounds in hashed_words(texts)]
+    values = np.concatenate([np.empty(0, np.uint64), *(part.values for part in parts)])
+    sizes = np.concatenate([np.empty(0, np.int64), *(np.diff(part.offsets) for part in parts)])
+    return Shingles(values, offsets_of(sizes))
+
+
+def _shingle_words(words: Hashes, bounds: Places) -> Shingles:
     counts = np.diff(bounds)
-    grams = ngrams(words.hashes, SHINGLE_WORDS)
-    is_whole = np.ones(len(words.hashes), bool)  # False where the 5-gram would reach into the next text
+    grams = ngrams(words, SHINGLE_WORDS)
+    is_whole = np.ones(len(words), bool)  # False where the 5-gram would reach into the next text
     for back in range(1, SHINGLE_WORDS):
         is_whole[bounds[1:][counts >= back] - back] = False
     own = np.maximum(counts - SHINGLE_WORDS + 1, np.minimum(counts, 1))
@@ -115,15 +126,14 @@ def _shingle_batch(texts: list[str], parts: list[Hashes], sizes: list[Places]) -
     takes_own_grams = np.repeat(counts >= SHINGLE_WORDS, own)
     values[takes_own_grams] = grams[is_whole[: len(grams)]]
     for place in np.flatnonzero((counts > 0) & (counts < SHINGLE_WORDS)).tolist():
-        values[starts[place]] = ngrams(words.hashes[bounds[place] : bounds[place + 1]], int(counts[place]))[0]
+        values[starts[place]] = ngrams(words[bounds[place] : bounds[place + 1]], int(counts[place]))[0]
     for first, last in zip(starts[:-1].tolist(), starts[1:].tolist(), strict=True):
         values[first:last].sort()
     is_new = np.ones(len(values), bool)
     is_new[1:] = values[1:] != values[:-1]
     is_new[starts[:-1][own > 0]] = True
-    parts.append(values[is_new])
-    kept = np.concatenate(([0], np.cumsum(is_new)))
-    sizes.append(kept[starts[1:]] - kept[starts[:-1]])
+    kept = offsets_of(is_new)
+    return Shingles(values[is_new], kept[starts])
 
 
 def offsets_of(sizes: NDArray[Any]) -> Places:
