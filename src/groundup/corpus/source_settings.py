@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveInt
 
 from groundup.recipe import FileRef, Settings
 
@@ -82,6 +82,43 @@ class CodeSource(PathSource):
     """Larger files are dropped unread: they are data, or were made by a program."""
     revision: str = "HEAD"
     """Of git repositories: the branch, tag or commit to read. Changes that are not committed are not read."""
+
+
+class StackExchangeSource(PathSource):
+    """Stack Exchange data dumps (Posts.xml, also packed): a document per question with its answers, best first."""
+
+    type: Literal["stackexchange"]
+    min_score: int | None = 0
+    """Leave out questions, and answers that were not accepted, with fewer votes. `null`: take all."""
+    min_answers: NonNegativeInt = 1
+    """Drop questions with fewer answers."""
+    max_answers: PositiveInt | None = None
+    """Keep this many answers of each question, the accepted one first, then by votes. Without it: all."""
+
+
+class RedditSource(PathSource):
+    """Reddit dumps (.zst, .ndjson): a document per submission with its tree of comments, the better voted first."""
+
+    type: Literal["reddit"]
+    subreddits: tuple[str, ...] = ()
+    """Read only these subreddits. Empty: all."""
+    min_score: int | None = 1
+    """Leave out submissions and comments with fewer votes. `null`: take all."""
+    min_comments: NonNegativeInt = 1
+    """Drop submissions with fewer comments left."""
+    nsfw: bool = False
+    """Also read what is marked as not safe for work."""
+
+
+class MailSource(PathSource):
+    """Mailing lists and newsgroups (mbox, rnews, folders of messages, Maildir): a document per thread."""
+
+    type: Literal["mail"]
+    quotes: Literal["context", "drop", "keep"] = "context"
+    """Quoted lines: `context` keeps the last three in front of each answer where the quoted message is in the thread,
+    and all where it is not; or drop them all; or keep them all."""
+    min_messages: PositiveInt = 1
+    """Drop threads with fewer messages."""
 
 
 class PythonDocsSource(SourceSettings):
@@ -162,6 +199,9 @@ Source = Annotated[
     | PythonDocsSource
     | PythonCodeSource
     | CodeSource
+    | StackExchangeSource
+    | RedditSource
+    | MailSource
     | DialogueSource
     | TextSource
     | RowsSource,
