@@ -3,28 +3,22 @@
 from __future__ import annotations
 
 import json
-import os
 import random
-import signal
 import subprocess
 import sys
-import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
-import psutil
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from groundup.corpus.build import check
-from groundup.corpus.pool import Workers
 from groundup.corpus.settings import CorpusSettings
 from groundup.errors import UserError
 
 from .conftest import Built, context_in
-from .poison import upper_or_die
 
 WORDS = """the of and to in is was for on that with be as are this have from or had by bridge river garden winter story
 letter teacher village market engine history science water mountain summer evening children window kitchen music paper
@@ -214,107 +208,6 @@ def test_the_result_does_not_depend_on_the_number_of_workers_or_on_when_it_is_bu
     assert one.json("funnel.json")["sources"]["pages"]["in"]["documents"] == 300
 
 
-# ---------------------------------------------------------------- killed and resumed
-
-BUILD = """
-import json, sys, time
-from pathlib import Path
-from groundup.corpus import collect
-from groundup.corpus.build import run
-from groundup.corpus.settings import CorpusSettings
-sys.path.insert(0, {tests!r})
-from conftest import context_in
-from groundup.console import Console
-slow, folder, settings = sys.argv[1], Path(sys.argv[2]), json.loads(sys.argv[3])
-if slow:
-    original = collect.read_source
-    def read_slowly(source, *rest):
-        for one in original(source, *rest):
-            if slow in source.path:
-                time.sleep(0.02)
-            yield one
-    collect.read_source = read_slowly
-if __name__ == "__main__":
-    run(CorpusSettings(**settings), context_in(folder, Console(sys.stdout)))
-"""
-
-
-def test_a_killed_build_goes_on_at_the_next_unfinished_source(tmp_path: Path) -> None:
-    wanted = {
-        "sources": {
-            "first": write_rows(tmp_path / "first.jsonl", [prose(n) for n in range(40)]),
-            "second": write_rows(tmp_path / "second.jsonl", [prose(n + 1000) for n in range(400)]),
-        },
-        "workers": 2,
-    }
-    script = tmp_path / "build.py"
-    script.write_text(BUILD.format(tests=str(Path(__file__).parent)))
-    folder, whole = tmp_path / "runs" / "killed", tmp_path / "runs" / "whole"
-    command = [sys.executable, str(script), "second", str(folder), json.dumps(wanted)]
-    process = subprocess.Popen(command, start_new_session=True, stdout=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 300
-    while not (folder / "work" / "first.json").exists() and time.monotonic() < deadline:
-        time.sleep(0.02)
-    workers: list[psutil.Process] = []
-    while len(workers) < 2 and process.poll() is None and time.monotonic() < deadline:
-        workers = psutil.Process(process.pid).children(recursive=True)
-        time.sleep(0.02)
-    assert len(workers) >= 2, "it was to be killed while its workers are busy with the second source"
-    os.kill(process.pid, signal.SIGKILL)  # only the parent: its workers have to notice by themselves
-    process.wait()
-    assert not psutil.wait_procs(workers, timeout=120)[1], "a worker outlives its parent"
-    assert not (folder / "work" / "second.json").exists()
-    assert not (folder / "funnel.json").exists()
-    wanted["workers"] = 1
-    command[4] = json.dumps(wanted)
-    again = subprocess.run([*command[:2], "", *command[3:]], capture_output=True, text=True, check=True)
-    assert "first: taken over from the interrupted build" in again.stdout
-    assert "second: taken over" not in again.stdout
-    subprocess.run([*command[:2], "", str(whole), command[4]], capture_output=True, check=True)
-    resumed, uninterrupted = Built(folder, "", {}), Built(whole, "", {})
-    assert resumed.files() == uninterrupted.files()
-    assert_adds_up(resumed)
-
-
-def test_what_was_collected_with_other_settings_or_input_is_not_taken_over(
-    build: Callable[..., Built], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    source = write_rows(tmp_path / "rows.jsonl", [prose(n) for n in range(10)] + ["Der Hund bellt laut. " * 20])
-
-    def cut_off(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patched:
-        patched.setattr("groundup.corpus.build._drop_exact", cut_off)
-        for _ in range(2):
-            with pytest.raises(KeyboardInterrupt):
-                build(sources={"rows": source})
-    assert "taken over" in build(sources={"rows": source}, near_duplicate_threshold=0.9).narration
-    with monkeypatch.context() as patched:
-        patched.setattr("groundup.corpus.build._drop_exact", cut_off)
-        with pytest.raises(KeyboardInterrupt):
-            build(sources={"rows": source})
-    other = build(sources={"rows": source}, languages=["en"])
-    assert "taken over" not in other.narration
-    assert [row["reason"] for row in other.rows("dropped", "rows")] == ["language: de"]
-    with monkeypatch.context() as patched:
-        patched.setattr("groundup.corpus.build._drop_exact", cut_off)
-        with pytest.raises(KeyboardInterrupt):
-            build(sources={"rows": source})
-    write_rows(tmp_path / "rows.jsonl", [prose(n) for n in range(12)])
-    changed = build(sources={"rows": source})
-    assert "taken over" not in changed.narration
-    assert changed.counts["documents_in"] == 12
-
-
-def test_a_document_that_kills_its_process_is_named_and_the_rest_goes_on() -> None:
-    batches = [[f"a{n}", "poison" if n == 3 else f"b{n}"] for n in range(8)]
-    with Workers(2) as workers:
-        results = list(workers.map(upper_or_die, batches, lambda item: f"crashed: {item}"))
-    expected = [[f"A{n}", "crashed: poison" if n == 3 else f"B{n}"] for n in range(8)]
-    assert results == expected
-
-
 # ---------------------------------------------------------------- what a person is told
 
 
@@ -357,8 +250,7 @@ def test_sources_that_give_nothing_are_all_named_at_once(build: Callable[..., Bu
     fix = "  -> check that this really is {} input, and the rules under `quality` and `languages`"
     lines = said.split("\n")
     assert lines[0].startswith(
-        "/data/broken.warc.gz: source 'web' gave no documents: not a readable WARC file (1), "
-        "for example '/data/broken.warc.gz: "
+        "/data/broken.warc.gz: source 'web' gave no documents: not a readable WARC file (1), for example "
     )
     assert lines[1:] == [
         fix.format("warc"),
@@ -412,7 +304,7 @@ def test_settings_load_nothing_heavy() -> None:
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "[]\n"
 
 
-def test_a_run_leaves_no_work_folder_behind(build: Callable[..., Built], tmp_path: Path) -> None:
+def test_a_run_leaves_its_results_and_nothing_else(build: Callable[..., Built], tmp_path: Path) -> None:
     built = build(sources={"rows": write_rows(tmp_path / "rows.jsonl", [prose(n) for n in range(5)])})
     assert sorted(path.name for path in built.folder.iterdir()) == [
         "documents",
@@ -422,5 +314,6 @@ def test_a_run_leaves_no_work_folder_behind(build: Callable[..., Built], tmp_pat
         "held_out",
         "mixture.json",
         "sources.json",
+        "stats.json",
         "timing.json",
     ]

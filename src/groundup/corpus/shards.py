@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -14,12 +15,17 @@ import pyarrow.parquet as pq
 from groundup.artifacts import disk_error, sync_folder
 from groundup.corpus.document import Document, Drop
 
-DOCUMENTS = pa.schema([(name, pa.string()) for name in ("id", "source", "url", "license", "text")])
-DROPPED = pa.schema([("id", pa.string()), ("reason", pa.string()), ("step", pa.string()), ("excerpt", pa.string())])
-CLEANED = pa.schema([(name, pa.string()) for name in ("id", "url", "license", "text", "media", "language")])
+_FIELDS = ("id", "url", "license", "text", "media", "language", "date", "metadata")  # metadata as JSON text
+DOCUMENTS = pa.schema([(name, pa.string()) for name in ("id", "source", *_FIELDS[1:])])
+DROPPED = pa.schema(
+    [(name, pa.string()) for name in ("id", "reason", "step", "excerpt")]
+    + [("value", pa.float64()), ("threshold", pa.float64())]
+)
+RAW = pa.schema([(name, pa.string()) for name in _FIELDS])  # text may be HTML or wikitext
+TEXT = pa.schema([*RAW, ("language_score", pa.float64()), ("signals", pa.string())])  # signals as JSON text
 
-GROUP_BYTES = 16_000_000  # a row group: what a writer holds in memory
-SHARD_BYTES = 256_000_000  # text in one file
+GROUP_BYTES = 8_000_000  # a row group: what a writer holds in memory, and a reader decodes at once
+BATCH_ROWS = 64  # rows as Python objects at a time
 
 
 class ShardWriter:
@@ -94,47 +100,32 @@ def _sync_file(path: Path) -> None:
         os.close(descriptor)
 
 
-def write_documents(folder: Path, source: str, documents: Sequence[Document]) -> list[Path]:
-    """`documents/<source>-00000.parquet` and on, each with at most SHARD_BYTES of text. At least one file."""
-    starts, size = [0], 0
-    for place, document in enumerate(documents):
-        if size and size + len(document.text) > SHARD_BYTES:
-            starts.append(place)
-            size = 0
-        size += len(document.text)
-    paths = []
-    for number, (start, end) in enumerate(zip(starts, [*starts[1:], len(documents)], strict=True)):
-        paths.append(folder / f"{source}-{number:05d}.parquet")
-        write_document_file(paths[-1], source, documents[start:end])
-    return paths
+def drop_row(dropped: Drop) -> dict[str, Any]:
+    return {name: getattr(dropped, name) for name in DROPPED.names}
 
 
-def write_document_file(path: Path, source: str, documents: Iterable[Document]) -> None:
-    with ShardWriter(path, DOCUMENTS) as writer:
-        for document in documents:
-            row = {"id": document.id, "source": source, "url": document.url, "license": document.license}
-            writer.write(row | {"text": document.text})
+def document_row(document: Document) -> dict[str, Any]:
+    metadata = json.dumps(document.metadata, ensure_ascii=False, sort_keys=True) if document.metadata else ""
+    return {**{name: getattr(document, name) for name in _FIELDS[:-1]}, "metadata": metadata}
 
 
-def drop_row(dropped: Drop) -> dict[str, str]:
-    return {"id": dropped.id, "reason": dropped.reason, "step": dropped.step, "excerpt": dropped.excerpt}
+def document_of(row: Mapping[str, Any]) -> Document:
+    """The document in a row of any of the schemas."""
+    metadata = json.loads(row["metadata"]) if row["metadata"] else {}
+    return Document(**{name: row[name] for name in _FIELDS[:-1]}, metadata=metadata)
 
 
-def document_row(document: Document) -> dict[str, str]:
-    return {name: getattr(document, name) for name in CLEANED.names}
-
-
-def read_cleaned(path: Path) -> Iterator[Document]:
-    for row in _rows(path):
-        yield Document(**row)
-
-
-def read_dropped(path: Path) -> Iterator[Drop]:
-    for row in _rows(path):
-        yield Drop(row["id"], row["step"], row["reason"], row["excerpt"])
-
-
-def _rows(path: Path) -> Iterator[dict[str, Any]]:
+def read_rows(path: Path, columns: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:
+    """The rows of a parquet file, a few at a time."""
     with pq.ParquetFile(path) as file:
-        for batch in file.iter_batches():
+        for batch in file.iter_batches(batch_size=BATCH_ROWS, columns=list(columns) if columns else None):
             yield from batch.to_pylist()
+
+
+def read_column(path: Path, name: str) -> list[Any]:
+    return pq.read_table(path, columns=[name]).column(0).to_pylist()  # type: ignore[no-any-return]
+
+
+def row_count(path: Path) -> int:
+    with pq.ParquetFile(path) as file:
+        return int(file.metadata.num_rows)

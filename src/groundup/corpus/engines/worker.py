@@ -1,0 +1,41 @@
+"""A worker process of the local engine: a task per line of JSON on stdin, its outcome per line on stdout."""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import sys
+import threading
+
+from groundup.corpus.tasks import attempt, outcome_to_json, task_from_json
+
+
+def main() -> None:
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)  # whatever a library prints must not look like an answer
+    _offer_to_the_memory_killer()
+    lines: queue.SimpleQueue[str] = queue.SimpleQueue()
+
+    def listen() -> None:
+        for line in sys.stdin:
+            lines.put(line)
+        os._exit(0)  # the build is gone or has no more work: leave at once, also from the middle of a task
+
+    threading.Thread(target=listen, daemon=True).start()
+    while True:
+        outcome = attempt(task_from_json(json.loads(lines.get())))
+        print(json.dumps(outcome_to_json(outcome)), file=answers, flush=True)
+
+
+def _offer_to_the_memory_killer() -> None:
+    """When memory runs out, Linux shall end a worker, which is replaced, and not the build."""
+    try:
+        with open("/proc/self/oom_score_adj", "w") as file:
+            file.write("600")
+    except OSError:
+        pass  # not Linux, or not allowed
+
+
+if __name__ == "__main__":
+    main()

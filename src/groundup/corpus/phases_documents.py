@@ -1,0 +1,306 @@
+"""Phases A to C: what is done to one shard of documents alone. Each function is a task: (task, folder) -> stats.
+
+read     pieces of a source -> raw shards of bounded size, with HTML and wikitext as they came
+extract  raw shard          -> text, its language, and everything that the rules will look at; no threshold yet
+filter   text shard         -> the documents that pass the thresholds; the others as drops
+keys     filtered shard     -> keys of texts, addresses and paragraphs, shingles and band keys for near-duplicates
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from groundup.artifacts import write_json
+from groundup.corpus.document import Document, Drop, drop
+from groundup.corpus.exact import paragraph_keys, text_key, url_key
+from groundup.corpus.exact_groups import write_document_keys, write_paragraph_keys
+from groundup.corpus.funnel import new_source_funnel, source_funnel_to_json
+from groundup.corpus.guard import Technical, TooSlow, time_limit
+from groundup.corpus.near import Bands
+from groundup.corpus.near_groups import NearFiles, write_near_keys
+from groundup.corpus.quality import cut_boilerplate, signals_of
+from groundup.corpus.quality_rules import checks
+from groundup.corpus.settings import QualityRules
+from groundup.corpus.shards import DROPPED, RAW, TEXT, ShardWriter, document_of, document_row, drop_row, read_rows
+from groundup.corpus.source_settings import Source
+from groundup.corpus.sources import Piece, read_piece
+from groundup.corpus.stats import SourceStats
+from groundup.corpus.tasks import Task
+from groundup.corpus.texts import language_of, raw_to_text
+from groundup.errors import UserError
+
+KILLED = "it killed the process that looked at it"
+
+
+def numbered_rows(task: Task, path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """(row, content) of the shard's documents; of a trial only those it is about."""
+    first, last = task.only or (0, 1 << 62)
+    for number, row in enumerate(read_rows(path)):
+        if number >= last:
+            return
+        if number >= first:
+            yield number, row
+
+
+# ---------------------------------------------------------------- A: read
+
+
+@cache
+def _source_of(settings: str) -> Source:
+    return TypeAdapter(Source).validate_json(settings)  # type: ignore[no-any-return]
+
+
+def read(task: Task, out: Path) -> dict[str, Any]:
+    """Pieces of a source, one after the other, to raw-00000.parquet and on, each with `shard_bytes` of text at most."""
+    source = _source_of(json.dumps(task.options["source"]))
+    first, last = task.only or (0, len(task.options["pieces"]))
+    funnel, notes, technical = new_source_funnel(), Counter[str](), Technical()
+    shards: list[dict[str, Any]] = []
+    with ShardWriter(out / "drops.parquet", DROPPED) as drops, _RawShards(out, task.options["shard_bytes"]) as raw:
+
+        def take(one: Document | Drop) -> None:
+            if isinstance(one, Drop):
+                funnel["read"].drop(one.reason, one.bytes)
+                drops.write(drop_row(one))
+            else:
+                funnel["read"].keep(one.bytes)
+                raw.write(one)
+
+        for number in range(first, last):
+            name, identity, size = task.options["pieces"][number]
+            where, cache_folder = task.hints["where"][number]
+            if number in task.without:
+                technical.add(KILLED, where or name)
+                take(Drop(name, "read", KILLED, where or name, size))
+                continue
+            for one in read_piece(source, Piece(name, identity, size, where, cache_folder), notes):
+                take(one)
+        shards = raw.shards
+    into = funnel["read"].into
+    return {
+        "documents": into.documents,
+        "bytes_in": task.bytes,
+        "bytes_out": funnel["read"].out.bytes,
+        "funnel": source_funnel_to_json(funnel),
+        "notes": dict(sorted(notes.items())),
+        "technical": technical.lost,
+        "shards": shards,
+    }
+
+
+class _RawShards:
+    """Documents to files that are full at `shard_bytes`. A document that is larger has a file to itself."""
+
+    def __init__(self, folder: Path, shard_bytes: int) -> None:
+        self.folder, self.shard_bytes = folder, shard_bytes
+        self.shards: list[dict[str, Any]] = []
+        self._writer: ShardWriter | None = None
+
+    def __enter__(self) -> _RawShards:
+        return self
+
+    def write(self, document: Document) -> None:
+        size = document.bytes
+        if self._writer is None or self.shards[-1]["bytes"] + size > self.shard_bytes:
+            self._close()
+            name = f"raw-{len(self.shards):05d}.parquet"
+            self.shards.append({"file": name, "documents": 0, "bytes": 0})
+            self._writer = ShardWriter(self.folder / name, RAW).__enter__()
+        self.shards[-1]["documents"] += 1
+        self.shards[-1]["bytes"] += size
+        self._writer.write(document_row(document))
+
+    def _close(self) -> None:
+        if self._writer is not None:
+            writer, self._writer = self._writer, None
+            writer.__exit__(None, None, None)
+
+    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
+        if kind is None:
+            self._close()
+        elif self._writer is not None:
+            self._writer.__exit__(kind, error, trace)
+
+
+# ---------------------------------------------------------------- B: extract
+
+
+def extract(task: Task, out: Path) -> dict[str, Any]:
+    """Main text, language and signals of a raw shard. What fails or takes too long is a drop, and counted apart."""
+    funnel, technical = new_source_funnel(), Technical()
+    count = funnel["extract"]
+    with ShardWriter(out / "drops.parquet", DROPPED) as drops, ShardWriter(out / "text.parquet", TEXT) as texts:
+        for number, row in numbered_rows(task, task.paths()[0]):
+            document = document_of(row)
+            if number in task.without:
+                result: Document | Drop = _lost(document, KILLED, technical)
+                signals: dict[str, float] = {}
+                score = 0.0
+            else:
+                result, score, signals = _extract_one(document, task, technical)
+            if isinstance(result, Drop):
+                count.drop(result.reason, document.bytes)
+                drops.write(drop_row(replace(result, bytes=document.bytes)))
+            else:
+                count.keep(document.bytes, result.bytes)
+                measured = {name: None if math.isnan(value) else value for name, value in signals.items()}
+                texts.write({**document_row(result), "language_score": score, "signals": json.dumps(measured)})
+    return {
+        "documents": count.into.documents,
+        "bytes_in": count.into.bytes,
+        "bytes_out": count.out.bytes,
+        "texts": count.out.documents,
+        "funnel": source_funnel_to_json(funnel),
+        "technical": technical.lost,
+    }
+
+
+def _extract_one(
+    document: Document, task: Task, technical: Technical
+) -> tuple[Document | Drop, float, dict[str, float]]:
+    options, seconds = task.options, float(task.options["document_seconds"])
+    try:
+        with time_limit(seconds, may_kill=bool(task.hints.get("may_kill"))):
+            text, is_final = raw_to_text(document, options["extract"], options["languages"])
+            if not text.strip():
+                return replace(drop(document, "extract", "no text in it"), excerpt=document.url), 0.0, {}
+            if is_final and options["boilerplate"] and document.media == "html":
+                text = cut_boilerplate(text)
+                if not text.strip():
+                    return drop(document, "extract", "nothing but boilerplate"), 0.0, {}
+            document = replace(document, text=text)
+            language, score = language_of(document)
+            document = replace(document, language=language)
+            is_wanted = not options["languages"] or not language or language in options["languages"]
+            signals = signals_of(text, document.media, language) if is_wanted and options["signals"] else {}
+            return document, score, signals
+    except TooSlow:
+        return _lost(document, f"it took longer than {seconds:g} s", technical), 0.0, {}
+    except (MemoryError, UserError):
+        raise  # the first goes for the whole shard, the second is the installation's
+    except Exception as error:
+        return _lost(document, f"the extractor failed: {type(error).__name__}: {error}"[:200], technical), 0.0, {}
+
+
+def _lost(document: Document, reason: str, technical: Technical) -> Drop:
+    # exceptions name addresses and lengths: what comes behind the kind is for the excerpt, not for counting
+    kind = ":".join(reason.split(":")[:2])
+    technical.add(kind, document.url or document.id)
+    return replace(drop(document, "extract", kind), excerpt=f"{document.url or document.id}: {reason}"[:300])
+
+
+# ---------------------------------------------------------------- C: filter
+
+
+def filter(task: Task, out: Path) -> dict[str, Any]:
+    """The thresholds: kept.parquet, drops.parquet, and observed.json (stats.SourceStats)."""
+    options = task.options
+    rules = QualityRules.model_validate(options["quality"]) if options["quality"] else None
+    funnel, stats = new_source_funnel(), SourceStats()
+    with ShardWriter(out / "drops.parquet", DROPPED) as drops, ShardWriter(out / "kept.parquet", RAW) as kept:
+        for _, row in numbered_rows(task, task.paths()[0]):
+            document, score = document_of(row), float(row["language_score"])
+            signals = {name: math.nan if value is None else value for name, value in json.loads(row["signals"]).items()}
+            dropped, note = _language_drop(document, score, options)
+            if note:
+                funnel["language"].notes[note] = funnel["language"].notes.get(note, 0) + 1
+            if dropped is None:
+                funnel["language"].keep(document.bytes)
+                dropped = _quality_drop(document, signals, rules, stats)
+                if dropped is None:
+                    funnel["quality"].keep(document.bytes)
+            if dropped is not None:
+                funnel[dropped.step].drop(dropped.reason, dropped.bytes)
+                drops.write(drop_row(dropped))
+            else:
+                kept.write(document_row(document))
+            stats.observe(
+                "passed" if dropped is None else "dropped",
+                document.bytes,
+                language=document.language,
+                license=document.license,
+                url=document.url,
+                signals=signals,
+            )
+    write_json(out / "observed.json", stats.as_json())
+    passed = funnel["quality"].out
+    return {
+        "documents": funnel["language"].into.documents,
+        "kept": passed.documents,
+        "bytes_in": funnel["language"].into.bytes,
+        "bytes_out": passed.bytes,
+        "funnel": source_funnel_to_json(funnel),
+    }
+
+
+def _language_drop(document: Document, score: float, options: Mapping[str, Any]) -> tuple[Drop | None, str]:
+    """(the drop, or None; a note to count, or "")."""
+    languages = options["languages"]
+    if document.media == "code" or not languages:
+        return None, ""
+    if not document.language:
+        return None, "too short to tell the language: kept"
+    if document.language not in languages:
+        return drop(document, "language", f"language: {document.language}"), ""
+    least = options["min_language_score"]
+    if score < least:
+        return drop(document, "language", f"language: unsure ({document.language})", value=score, threshold=least), ""
+    return None, ""
+
+
+def _quality_drop(
+    document: Document,
+    signals: Mapping[str, float],
+    rules: QualityRules | None,
+    stats: SourceStats,
+) -> Drop | None:
+    if rules is None:
+        return None
+    asked = checks(signals, document.media, document.language, rules)
+    stats.judge(document.id, document.text, document.bytes, asked)
+    failed = next((check for check in asked if check.fails), None)
+    if failed is None:
+        return None
+    return drop(document, failed.step, failed.rule, value=failed.value, threshold=failed.threshold)
+
+
+# ---------------------------------------------------------------- C: keys
+
+
+def keys(task: Task, out: Path) -> dict[str, Any]:
+    """What the documents of a shard are compared by: no text goes on from here, only hashes."""
+    options, path = task.options, task.paths()[0]
+    documents = texts_bytes = 0
+    sizes: list[int] = []
+
+    def texts(columns: tuple[str, ...] = ("text", "media")) -> Iterator[dict[str, Any]]:
+        return read_rows(path, columns)
+
+    if options["exact"]:
+        write_document_keys(
+            (text_key(row["text"], is_code=row["media"] == "code") for row in texts()), out / "exact.npy"
+        )
+    if options["urls"]:
+        write_document_keys((url_key(row["url"]) for row in texts(("url",))), out / "urls.npy")
+    if options["paragraphs"]:
+        write_paragraph_keys(
+            (() if row["media"] == "code" else paragraph_keys(row["text"]) for row in texts()), out / "paragraphs.npy"
+        )
+    if options["bands"]:
+        write_near_keys((row["text"] for row in texts(("text",))), NearFiles(out, "near"), Bands(*options["bands"]))
+    for row in texts(("text",)):
+        size = len(row["text"].encode("utf-8", "surrogatepass"))
+        sizes.append(size)
+        documents += 1
+        texts_bytes += size
+    write_json(out / "sizes.json", sizes)
+    return {"documents": documents, "bytes_in": texts_bytes, "bytes_out": sum(p.stat().st_size for p in out.iterdir())}

@@ -1,0 +1,273 @@
+"""One unit of work of a corpus build: a pure function from files to files, done once and never half.
+
+A task's outputs lie in a folder that is named by its fingerprint: what the step is called, the code it runs, the
+options that decide its result, and the sha256 of every file it reads. The folder appears whole, by one rename, with
+`task.json` in it; so a task is done exactly if its folder is there. Whatever changes, code, options or input, gives
+another name.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import importlib.metadata
+import importlib.util
+import os
+import resource
+import shutil
+import socket
+import time
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import cache
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from groundup.artifacts import disk_error, fingerprint_file, fingerprint_of, read_json, sync_folder, write_json
+from groundup.errors import Problem, UserError
+
+SIDECAR = "task.json"
+Input = tuple[str, str]
+
+
+@dataclass(frozen=True)
+class Task:
+    """What an engine carries to a worker. All of it is JSON, so that any process on any machine can run it."""
+
+    step: str
+    name: str  # for people: `web 00003`
+    function: str  # "module:function"; gets (task, folder to write into), returns what is to be kept of it as JSON
+    options: Mapping[str, Any]  # what decides the result, besides code and inputs
+    inputs: tuple[Input, ...]  # (file, relative to `root`; its sha256)
+    fingerprint: str
+    root: str  # the build's work folder; may lie elsewhere on another machine
+    bytes: int = 0  # about how much it reads, for progress
+    hints: Mapping[str, Any] = field(default_factory=dict)  # what does not decide the result: paths, limits
+    only: tuple[int, int] | None = None  # a trial on these documents of the shard alone: first, last + 1
+    without: tuple[int, ...] = ()  # documents that killed every process that touched them
+
+    @property
+    def folder(self) -> Path:
+        name = self.fingerprint[:24]
+        if self.only is not None:
+            name += f".trial-{self.only[0]}-{self.only[1]}"
+        return Path(self.root) / self.step / name
+
+    def paths(self) -> list[Path]:
+        return [Path(self.root) / name for name, _ in self.inputs]
+
+
+def make_task(
+    step: str,
+    name: str,
+    function: str,
+    root: Path,
+    *,
+    options: Mapping[str, Any] | None = None,
+    inputs: Sequence[Input] = (),
+    code: Sequence[str] = (),
+    bytes: int = 0,
+    hints: Mapping[str, Any] | None = None,
+) -> Task:
+    """A task with its fingerprint. `code`: the modules (and distributions, as `dist:NAME`) whose content decides."""
+    options = dict(options or {})
+    parts = {
+        "step": step,
+        "function": function,
+        "code": code_version((function.partition(":")[0], *code)),
+        "options": options,
+        "inputs": [digest for _, digest in inputs],
+    }
+    fingerprint = fingerprint_of(parts)
+    return Task(step, name, function, options, tuple(inputs), fingerprint, str(root), bytes, dict(hints or {}))
+
+
+@cache
+def code_version(names: Sequence[str]) -> str:
+    """A digest of modules' source text and of distributions' versions; nothing is imported for it.
+
+    The text and not a number that somebody has to raise: a stale result is worse than work done again.
+    """
+    digest = sha256()
+    for name in sorted(set(names)):
+        if name.startswith("dist:"):
+            try:
+                version = importlib.metadata.version(name.removeprefix("dist:"))
+            except importlib.metadata.PackageNotFoundError:
+                version = "absent"
+            digest.update(f"{name}={version}\n".encode())
+            continue
+        spec = importlib.util.find_spec(name)
+        assert spec is not None and spec.origin, f"no module is called {name}"
+        digest.update(f"{name}\n".encode() + Path(spec.origin).read_bytes())
+    return digest.hexdigest()
+
+
+# ---------------------------------------------------------------- what a finished task leaves
+
+
+@dataclass(frozen=True)
+class Done:
+    """A finished task's sidecar."""
+
+    task: Task
+    outputs: dict[str, dict[str, Any]]  # file -> {sha256, bytes}
+    stats: dict[str, Any]  # what the function returned
+    seconds: float
+    cpu_seconds: float
+    peak_bytes: int  # of the process that ran it, so far
+
+    def path(self, name: str) -> Path:
+        return self.task.folder / name
+
+    def input(self, name: str) -> Input:
+        """One of the outputs as the input of a later task."""
+        return f"{self.task.step}/{self.task.folder.name}/{name}", self.outputs[name]["sha256"]
+
+
+def done_or_none(task: Task) -> Done | None:
+    """The finished task; None where it is not, or where its files are not what the sidecar says."""
+    try:
+        record = read_json(task.folder / SIDECAR)
+        if record["fingerprint"] != task.fingerprint:
+            return None
+        for name, output in record["outputs"].items():
+            if (task.folder / name).stat().st_size != output["bytes"]:
+                return None
+    except (OSError, UserError, KeyError, TypeError):
+        return None
+    return done_from(task, record)
+
+
+def done_from(task: Task, record: Mapping[str, Any]) -> Done:
+    return Done(task, *(record[key] for key in ("outputs", "stats", "seconds", "cpu_seconds", "peak_bytes")))
+
+
+# ---------------------------------------------------------------- running one, in whatever process
+
+
+def run_task(task: Task) -> dict[str, Any]:
+    """Do a task, or find it done. Returns its sidecar. Raises what the function raises; then nothing is left behind."""
+    if (earlier := done_or_none(task)) is not None:
+        return read_json(earlier.task.folder / SIDECAR)  # type: ignore[no-any-return]
+    started, cpu = time.monotonic(), _cpu_seconds()
+    scratch = task.folder.with_name(f".{task.folder.name}.{socket.gethostname()}-{os.getpid()}.tmp")
+    try:
+        shutil.rmtree(scratch, ignore_errors=True)
+        scratch.mkdir(parents=True)
+        module, _, name = task.function.partition(":")
+        stats = getattr(importlib.import_module(module), name)(task, scratch)
+        outputs = {
+            path.relative_to(scratch).as_posix(): {"sha256": fingerprint_file(path), "bytes": path.stat().st_size}
+            for path in sorted(scratch.rglob("*"))
+            if path.is_file()
+        }
+        record = {
+            "step": task.step,
+            "name": task.name,
+            "fingerprint": task.fingerprint,
+            "options": task.options,
+            "inputs": task.inputs,
+            "without": list(task.without),
+            "outputs": outputs,
+            "stats": stats,
+            "seconds": round(time.monotonic() - started, 4),
+            "cpu_seconds": round(_cpu_seconds() - cpu, 4),
+            "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        }
+        write_json(scratch / SIDECAR, record)
+        if task.folder.exists():
+            if (earlier := done_or_none(task)) is not None:  # another attempt was quicker
+                return read_json(task.folder / SIDECAR)  # type: ignore[no-any-return]
+            shutil.rmtree(task.folder)
+        with contextlib.suppress(FileExistsError):
+            scratch.rename(task.folder)
+        sync_folder(task.folder.parent)
+    except OSError as error:
+        raise disk_error(error, Path(error.filename or task.folder)) from error
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    return record
+
+
+def _cpu_seconds() -> float:
+    own = resource.getrusage(resource.RUSAGE_SELF)
+    return own.ru_utime + own.ru_stime
+
+
+def remove_scratch(root: Path) -> None:
+    """What killed workers left half done."""
+    for path in root.glob("*/.*.tmp"):
+        shutil.rmtree(path, ignore_errors=True)
+    for path in root.glob("*/*.trial-*"):
+        shutil.rmtree(path, ignore_errors=True)
+
+
+# ---------------------------------------------------------------- as JSON, for workers that are other processes
+
+
+def task_to_json(task: Task) -> dict[str, Any]:
+    return asdict(task)
+
+
+def task_from_json(record: Mapping[str, Any]) -> Task:
+    only = record["only"]
+    inputs = tuple((name, digest) for name, digest in record["inputs"])
+    fields = {**record, "inputs": inputs, "only": tuple(only) if only else None, "without": tuple(record["without"])}
+    return Task(**fields)
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A task that did not end well.
+
+    `died`: its process is gone, killed or crashed. `memory`: it asked for more than there was. Both may be a document's
+    fault, or nobody's, and the task is tried again. `error`: the function raised; trying again would raise again.
+    """
+
+    kind: str
+    what: str
+    problems: tuple[Problem, ...] = ()
+    exit_code: int = 1
+    trace: str = ""
+
+
+Outcome = dict[str, Any] | Failure  # a sidecar, or why there is none
+
+
+def attempt(task: Task) -> Outcome:
+    """`run_task`, with whatever it raises as a Failure that can travel between processes."""
+    try:
+        return run_task(task)
+    except MemoryError:
+        return Failure("memory", "it asked for more memory than there is")
+    except UserError as error:
+        return Failure("error", str(error), tuple(error.problems), error.exit_code)
+    except Exception as error:
+        return Failure("error", f"{type(error).__name__}: {error}", trace=traceback.format_exc())
+
+
+def outcome_to_json(outcome: Outcome) -> dict[str, Any]:
+    return {"failure": asdict(outcome)} if isinstance(outcome, Failure) else {"record": outcome}
+
+
+def outcome_from_json(message: Mapping[str, Any]) -> Outcome:
+    if (failure := message.get("failure")) is None:
+        return dict(message["record"])
+    problems = tuple(Problem(**problem) for problem in failure["problems"])
+    return Failure(**{**failure, "problems": problems})
+
+
+def raise_failure(task: Task, failure: Failure) -> None:
+    """The person's mistake as it was raised; anything else with its task and its traceback."""
+    if failure.problems:
+        raise UserError(failure.problems, exit_code=failure.exit_code)
+    raise RuntimeError(f"{task.step} of {task.name} failed: {failure.what}\n{failure.trace}")
+
+
+def in_this_process(tasks: Sequence[Task]) -> Iterator[tuple[int, Outcome]]:
+    """The plainest engine: one task after the other, right here. A crash takes everything down: for debuggers."""
+    for index, task in enumerate(tasks):
+        yield index, attempt(task)
