@@ -7,14 +7,15 @@ import hashlib
 import json
 import random
 import string
+import time
 from collections import Counter, defaultdict
+from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from groundup.corpus.clean import CleanOptions, clean
 from groundup.corpus.decontaminate import ExamIndex, ExamItem, exam_items
 from groundup.corpus.document import Document, Drop, words_of
 from groundup.corpus.exact import cut_seen_paragraphs, exact_duplicates, text_key
@@ -25,9 +26,12 @@ from groundup.corpus.mixture import mix
 from groundup.corpus.near import find_near_duplicates, jaccard, shingles_of
 from groundup.corpus.ngrams import covered, hash_words, ngram_hashes, repeated
 from groundup.corpus.pii import find, luhn, scrub
+from groundup.corpus.plan import extract_tasks, filter_tasks
 from groundup.corpus.quality import cut_boilerplate, signals_of
 from groundup.corpus.quality_rules import failures
-from groundup.corpus.settings import PII_TYPES, ExamFiles, ExamTasks, HeldOut, QualityRules
+from groundup.corpus.settings import PII_TYPES, CorpusSettings, ExamFiles, ExamTasks, HeldOut, QualityRules
+from groundup.corpus.shards import RAW, ShardWriter, document_of, document_row, read_rows
+from groundup.corpus.tasks import Done, done_from, make_task, run_task
 from groundup.errors import UserError
 
 RULES = QualityRules()
@@ -135,7 +139,7 @@ def test_prose_rules_do_not_apply_to_code_and_plays() -> None:
     assert "too many short lines" not in why(play + GOOD, "prose")
 
 
-def test_clean_web_text_survives_and_junk_does_not(shared_data: Path) -> None:
+def test_clean_web_text_survives_and_junk_does_not(shared_data: Path, tmp_path: Path) -> None:
     c4 = [row["text"] for row in jsonl(shared_data / "web/c4-300.jsonl.gz")]
     kept = sum(not why(text, "html") for text in c4)
     assert kept / len(c4) >= 0.75, f"{kept} of {len(c4)} already clean pages kept"
@@ -143,9 +147,9 @@ def test_clean_web_text_survives_and_junk_does_not(shared_data: Path) -> None:
     from groundup.corpus.sources import read_source
 
     source = WarcSource(type="warc", path=str(shared_data / "web/commoncrawl-junk.warc.gz"))
-    options = CleanOptions("best", ("en",), 0.5, RULES)
     junk = [one for one in read_source(source, Path("/nowhere"), None, Counter()) if isinstance(one, Document)]
-    assert sum(isinstance(clean(one, options).result, Document) for one in junk) <= 2
+    kept, _ = cleaned(junk, tmp_path, extract="best", languages=["en"])
+    assert len(kept) <= 2
 
 
 def test_boilerplate_lines_go_and_the_page_stays() -> None:
@@ -155,14 +159,35 @@ def test_boilerplate_lines_go_and_the_page_stays() -> None:
     assert cut_boilerplate(long) == long
 
 
-# ---------------------------------------------------------------- clean: the order of the gates
+# ---------------------------------------------------------------- extract, then filter: the tasks of one shard
 
 
 def document(text: str, media: str = "prose", **fields: str) -> Document:
     return Document(id="d", url="u", license="MIT", text=text, media=media, **fields)  # type: ignore[arg-type]
 
 
-def test_cascade_and_best_agree_on_what_is_kept() -> None:
+def cleaned(documents: list[Document], root: Path, **settings: object) -> tuple[list[Document], list[Drop]]:
+    """What the extract and filter tasks make of documents: those that are kept, and the drops."""
+    given = CorpusSettings(sources={"s": {"type": "text", "path": "x"}}, workers=0, **settings)  # type: ignore[arg-type]
+    (root / "raw").mkdir(parents=True, exist_ok=True)
+    with ShardWriter(root / "raw" / "raw-00000.parquet", RAW) as writer:
+        for one in documents:
+            writer.write(document_row(one))
+    raw = make_task("read", "s 0", "groundup.corpus.phases_documents:read", root, hints={"source": "s"})
+    shard = {"file": "raw-00000.parquet", "documents": len(documents), "bytes": 1}
+    read = Done(
+        replace(raw, step="raw"), {shard["file"]: {"sha256": str(time.time_ns())}}, {"shards": [shard]}, 0, 0, 0
+    )
+    (extract_task,) = extract_tasks(given, [read], root)
+    extract_task = replace(extract_task, inputs=(("raw/raw-00000.parquet", extract_task.inputs[0][1]),))
+    extracted = done_from(extract_task, run_task(extract_task))
+    (filter_task,) = filter_tasks(given, [extracted])
+    filtered = done_from(filter_task, run_task(filter_task))
+    drops = [Drop(**row) for done in (extracted, filtered) for row in read_rows(done.path("drops.parquet"))]
+    return [document_of(row) for row in read_rows(filtered.path("kept.parquet"))], drops
+
+
+def test_cascade_and_best_agree_on_what_is_kept(tmp_path: Path) -> None:
     page = (
         "<html><body><nav>Menu</nav><article>"
         + f"<p>{GOOD}</p>" * 1
@@ -174,30 +199,33 @@ def test_cascade_and_best_agree_on_what_is_kept() -> None:
         + "</p></article></body></html>"
     )
     for method in ("fast", "cascade", "best"):
-        options = CleanOptions(method, ("en",), 0.5, RULES)  # type: ignore[arg-type]
-        kept = clean(document(page, "html"), options).result
-        assert isinstance(kept, Document)
+        pages = [document(page, "html"), document(german, "html")]
+        (kept,), (dropped,) = cleaned(pages, tmp_path, extract=method, languages=["en"])
         assert GOOD[:60] in kept.text
-        dropped = clean(document(german, "html"), options).result
-        assert isinstance(dropped, Drop)
+        assert kept.language == "en"
         assert (dropped.step, dropped.reason) == ("language", "language: de")
 
 
-def test_code_is_not_asked_for_its_language_nor_held_to_prose_rules() -> None:
+def test_code_is_not_asked_for_its_language_nor_held_to_prose_rules(tmp_path: Path) -> None:
     code = "def f(x):\n    return x + 1\n\n\ndef g(x):\n    return f(x) * 2\n"
-    result = clean(document(code, "code"), CleanOptions("best", ("en",), 0.5, RULES)).result
-    assert isinstance(result, Document)
-    assert result.text == code.strip("\n")
+    (kept,), _ = cleaned([document(code, "code")], tmp_path, extract="best", languages=["en"])
+    assert kept.text == code.strip("\n")
 
 
-def test_every_document_leaves_clean_as_a_document_or_a_drop() -> None:
+def test_a_drop_by_a_threshold_says_what_was_measured(tmp_path: Path) -> None:
+    _, (dropped,) = cleaned([document("Just these five words here.")], tmp_path)
+    assert (dropped.reason, dropped.value, dropped.threshold) == ("too few words", 5, 50)
+
+
+def test_every_document_leaves_as_a_document_or_a_drop(tmp_path: Path) -> None:
     rng = random.Random(7)
-    options = CleanOptions("fast", ("en",), 0.5, RULES)
-    for _ in range(200):
-        text = "".join(rng.choice(string.printable + "äß你\x00\ud800<>/") for _ in range(rng.randint(0, 400)))
-        for media in ("html", "prose", "docs", "code", "dialogue"):
-            result = clean(document(text, media), options)
-            assert isinstance(result.result, Document | Drop)
+    noise = [
+        document("".join(rng.choice(string.printable + "äß你\x00\ud800<>/") for _ in range(rng.randint(0, 400))), media)
+        for _ in range(200)
+        for media in ("html", "prose", "docs", "code", "dialogue")
+    ]
+    kept, drops = cleaned(noise, tmp_path, extract="fast", languages=["en"])
+    assert len(kept) + len(drops) == len(noise)
 
 
 # ---------------------------------------------------------------- n-grams
@@ -396,7 +424,7 @@ def test_thirteen_shared_words_are_a_hit_and_twelve_are_not() -> None:
     words = QUESTION.split()
     hit = index.hit("He said: " + " ".join(words[3:16]).upper() + "!")
     assert hit is not None
-    assert hit[0].name == "trains"
+    assert hit.item == "trains"
     assert index.hit("He said: " + " ".join(words[3:15]) + " but then") is None
 
 
