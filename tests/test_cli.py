@@ -33,6 +33,10 @@ VERBS = (
     "config explain",
     "config schema",
     "tokens show",
+    "data preview",
+    "data stats",
+    "data why",
+    "data card",
 )
 
 
@@ -86,7 +90,11 @@ def test_every_verb_has_help_with_an_example(verb: str) -> None:
     assert re.search(rf"Example: groundup {verb}", done.stdout)
 
 
-@pytest.mark.parametrize("verb", ["check", "runs", "report", "lineage", "doctor", "config explain", "config schema"])
+READING = ["check", "runs", "report", "lineage", "doctor", "config explain", "config schema"]
+READING += [verb for verb in VERBS if verb.startswith("data ")]
+
+
+@pytest.mark.parametrize("verb", READING)
 def test_every_verb_that_reads_has_json(verb: str) -> None:
     assert "--json" in groundup(*verb.split(), "-h").stdout
 

@@ -6,6 +6,7 @@ and `missing` says which stage would fill it. The dict is what `groundup report 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -215,14 +216,13 @@ def _dropped_examples(folder: Path, unreadable: list[str]) -> dict[str, list[dic
         except (OSError, arrow.ArrowInvalid) as error:
             unreadable.append(f"dropped/{path.name}: {error}")
             continue
-        seen: dict[str, int] = {}
+        own = examples.setdefault(re.sub(r"-\d{5}$", "", path.stem), [])  # a source may have several files
         for row in rows:
             reason = str(row.get("reason", "?"))
-            seen[reason] = seen.get(reason, 0) + 1
-            if seen[reason] == 1 and len(examples.get(path.stem, [])) < EXAMPLES_PER_SOURCE:
+            if len(own) < EXAMPLES_PER_SOURCE and reason not in {one["reason"] for one in own}:
                 excerpt = str(row.get("excerpt") or "")[:240]
                 found = {"id": str(row.get("id", "")), "step": str(row.get("step", "")), "reason": reason}
-                examples.setdefault(path.stem, []).append({**found, "excerpt": excerpt})
+                own.append({**found, "excerpt": excerpt})
     return examples
 
 
