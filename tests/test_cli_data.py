@@ -91,15 +91,14 @@ def test_a_preview_shows_what_the_build_would_do_and_builds_nothing(
 def test_a_preview_of_a_source_that_cannot_be_had_says_so_and_shows_the_others(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from groundup.corpus import trial
+    from groundup.corpus.sources import pieces as real
 
     def pieces(source: Any, cache: Path) -> Any:
         if "more" in source.path:
             raise PackageUnreachableError(next(iter(PINNED.values())), "the registry did not answer")
         return real(source, cache)
 
-    real = trial.pieces
-    monkeypatch.setattr(trial, "pieces", pieces)
+    monkeypatch.setattr("groundup.corpus.trial.pieces", pieces)
     text = said(capsys, "preview", "mine.yaml")
     assert "== notes:" in text and "== more: cannot be read: source 'more' could not be had" in text
     assert "the registry did not answer" in said(capsys, "preview", "mine.yaml", "--source", "more", code=1)
