@@ -37,7 +37,7 @@ from groundup.corpus.keytable import (
     write_table,
 )
 from groundup.corpus.near import Places, hashed_words, offsets_of
-from groundup.corpus.words import Hashes, ngrams, words_in
+from groundup.corpus.words import Hashes, mix, ngrams, words_in
 
 SPAN_WORDS = 50
 ANCHORS = np.dtype([("key", "<u8"), ("row", "<u4"), ("place", "<u4")])
@@ -92,7 +92,8 @@ def _anchors_of(words: Hashes, row: int, span_words: int) -> Table:
     # A gram is chosen where some window of which it is the smallest is all inside the text.
     padding = np.zeros(window - 1, np.uint64)
     places = np.flatnonzero(_sliding(np.maximum, np.concatenate((padding, smallest, padding)), window) == grams)
-    return table_of(ANCHORS, key=grams[places], row=np.full(len(places), row), place=places)
+    # Minima are small numbers: mixed, they spread over all groups again.
+    return table_of(ANCHORS, key=mix(grams[places]), row=np.full(len(places), row), place=places)
 
 
 def _sliding(smaller_or_larger: np.ufunc, values: Hashes, window: int) -> Hashes:
