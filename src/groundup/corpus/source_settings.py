@@ -60,7 +60,7 @@ class NewsSource(FilesSource):
 
 
 class BooksSource(PathSource):
-    """Plain-text books; Project Gutenberg's header and licence are cut off, long books are split at their headings."""
+    """Books: Project Gutenberg's texts (their header and licence cut off), EPUB, plain text, HTML; split into parts."""
 
     type: Literal["books"]
     part_chars: PositiveInt = 16_000
