@@ -99,3 +99,20 @@ def card(
     from groundup.cli import corpora
 
     corpora.show_card(run, home=runs, stage_name=stage, output=output, as_json=as_json)
+
+
+@data.command("run-shard")
+def run_shard(
+    tasks: Annotated[Path, typer.Argument(metavar="TASKS", help="the tasks.jsonl that a build has written")],
+    index: Annotated[int, typer.Argument(min=0, help="which task; with --stride the first one")],
+    stride: Annotated[int, typer.Option(min=1, help="and every so manyth after it")] = 1_000_000_000,
+) -> None:
+    """Do shards of a corpus build: what the jobs of a Slurm array call. Ends with 1 where one of them failed.
+
+    Example: [bold]groundup data run-shard tasks.jsonl $SLURM_ARRAY_TASK_ID --stride 100[/]
+    """
+    from groundup.corpus.engines.slurm import run_shards
+    from groundup.errors import EXIT_FAILED
+
+    if run_shards(tasks, index, stride):
+        raise typer.Exit(EXIT_FAILED)

@@ -170,10 +170,10 @@ def _extract_one(
     options, seconds = task.options, float(task.options["document_seconds"])
     try:
         with time_limit(seconds, may_kill=bool(task.hints.get("may_kill"))):
-            text, is_final = raw_to_text(document, options["extract"], options["languages"])
+            text = raw_to_text(document, options["extract"], options["languages"])
             if not text.strip():
                 return replace(drop(document, "extract", "no text in it"), excerpt=document.url), 0.0, {}
-            if is_final and options["boilerplate"] and document.media == "html":
+            if options["boilerplate"] and document.media == "html":
                 text = cut_boilerplate(text)
                 if not text.strip():
                     return drop(document, "extract", "nothing but boilerplate"), 0.0, {}

@@ -6,36 +6,29 @@ import re
 from collections.abc import Sequence
 
 from groundup.corpus.document import Document
-from groundup.corpus.extract import extract_best, extract_fast, tidy
+from groundup.corpus.extract import Method, main_text, tidy
 from groundup.corpus.language import detect
 
 # Fenced and indented code, prompts, directives: a page of documentation is told by its sentences.
 _CODE_IN_DOCS = re.compile(r"^```.*?^```|^(?: {3,}|\t|>>>|\.\. |:)[^\n]*$|`[^`\n]*`|\|[^|\n]*\|", re.M | re.S)
 
 
-def raw_to_text(document: Document, method: str, languages: Sequence[str]) -> tuple[str, bool]:
-    """(plain text, whether it is what the method promises).
+def raw_to_text(document: Document, method: Method, languages: Sequence[str]) -> str:
+    """Plain text of a document of any kind, "" where there is none. `languages`: those that will be kept (none: all).
 
-    `cascade` lets the fast extractor tell the language first: a page in a language that nobody wants is not worth the
-    slow one, and goes on with the fast one's text, to be dropped.
+    Raises what the extractors raise on pages that they cannot take.
     """
     # Broken charsets leave lone surrogates, which no parser and no file takes: they become the replacement character.
     text = document.text.encode("utf-8", "surrogatepass").decode("utf-8", "replace")
     if document.media == "wikitext":
         from groundup.corpus.sources.wikipedia import prose_of
 
-        return tidy(prose_of(text)), True
+        return tidy(prose_of(text))
     if document.media != "html":
-        return tidy(text, is_code=document.media == "code"), True
-    if method == "fast":
-        return extract_fast(text), True
-    fast = ""
-    if method == "cascade" and languages:
-        fast = extract_fast(text)
-        code = document.language or (detect(fast)[0] if fast else "")
-        if code and code not in languages:
-            return fast, False
-    return extract_best(text) or fast, True
+        return tidy(text, is_code=document.media == "code")
+    if method == "cascade" and languages and document.language and document.language not in languages:
+        method = "fast"  # it says itself that nobody wants it
+    return main_text(text, method, languages)
 
 
 def language_of(document: Document) -> tuple[str, float]:

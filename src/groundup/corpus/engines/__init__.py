@@ -25,7 +25,18 @@ def open_engine(settings: CorpusSettings) -> AbstractContextManager[Run]:
     """The engine that the settings name, ready for `run(tasks)`. UserError where its package is absent."""
     if settings.workers == 0:
         return nullcontext(in_this_process)
-    workers = settings.workers or default_workers()
+    if settings.engine == "ray":
+        from groundup.corpus.engines.ray import ray_tasks
+
+        return ray_tasks(settings.address, settings.workers)
+    if settings.engine == "dask":
+        from groundup.corpus.engines.dask import dask_tasks
+
+        return dask_tasks(settings.address, settings.workers)
+    if settings.engine == "slurm":
+        from groundup.corpus.engines.slurm import slurm_tasks
+
+        return slurm_tasks(settings.address, settings.workers)
     from groundup.corpus.engines.local import local
 
-    return local(workers)
+    return local(settings.workers or default_workers())
