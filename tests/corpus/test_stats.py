@@ -143,8 +143,8 @@ def test_every_value_lies_between_the_edges_of_its_bin(value: float) -> None:
     stats = SourceStats()
     stats.observe("passed", 1, signals={"x": value})
     (bin,) = stats.histograms["x"]["passed"]
-    assert bin == 0 or EDGES[bin - 1] <= value
-    assert bin == len(EDGES) or value < EDGES[bin]
+    assert bin == 0 or EDGES[bin - 1] < value
+    assert bin == len(EDGES) or value <= EDGES[bin]
 
 
 def test_a_score_that_is_no_number_is_left_out_of_the_histogram_and_not_of_the_count() -> None:
@@ -157,7 +157,14 @@ def test_a_score_that_is_no_number_is_left_out_of_the_histogram_and_not_of_the_c
 def test_notches_are_a_tenth_and_at_least_one_of_what_is_counted() -> None:
     assert notch(0.1) == pytest.approx(0.01)
     assert (notch(50, value_is_whole=True), notch(2, value_is_whole=True)) == (5, 1)
-    assert notch(0.0) > 0
+
+
+def test_a_question_of_yes_or_no_has_no_notch() -> None:
+    stats = SourceStats()
+    stats.judge("a", "", 1, [Check("lorem ipsum", "lorem_ipsum", 1.0, 0.0, False)])
+    stats.judge("b", "", 1, [Check("lorem ipsum", "lorem_ipsum", 0.0, 0.0, False)])
+    (rule,) = stats_report({"web": stats})["total"]["rules"].values()
+    assert (rule["counted"], rule["gained"], rule["lost"], rule["looser"], rule["stricter"]) == (1, 0, 0, None, None)
 
 
 def test_a_long_tail_of_domains_is_cut_and_counted() -> None:

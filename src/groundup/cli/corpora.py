@@ -124,8 +124,8 @@ def _print_rules(rules: Mapping[str, Mapping[str, Any]]) -> None:
             f"{rule['asked']:,}",
             f"{rule['counted']:,}",
             f"{rule['alone']:,}",
-            f"+{rule['gained']:,} at {rule['looser']:g}",
-            f"-{rule['lost']:,} at {rule['stricter']:g}",
+            f"+{rule['gained']:,} at {rule['looser']:g}" if rule["threshold"] else "",
+            f"-{rule['lost']:,} at {rule['stricter']:g}" if rule["threshold"] else "",
         ]
         for rule in sorted(rules.values(), key=lambda one: (-one["counted"], -one["failed"], one["rule"]))
         if rule["failed"] or rule["lost"]

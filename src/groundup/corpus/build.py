@@ -25,6 +25,7 @@ from typing import Any
 from groundup.artifacts import StageContext, StageResult, read_json, write_json
 from groundup.console import byte_text
 from groundup.corpus import plan
+from groundup.corpus.card import write_card
 from groundup.corpus.check import check as check  # `groundup check` looks for it beside `run`
 from groundup.corpus.decontaminate import merge_hits
 from groundup.corpus.engines import open_engine
@@ -200,6 +201,7 @@ def _assemble(build: Build) -> StageResult:
     write_json(folder / "mixture.json", mixture)
     write_json(folder / "sources.json", [_source_record(build, name, kept[name]) for name in settings.sources])
     write_json(folder / "exams.json", build.exams)
+    write_card(folder, build.context.name, settings.model_dump(mode="json"))
     if settings.decontaminate:
         found = (read_json(done.path("hits.json")) for done in build.done["finish"])
         write_json(folder / "exam_hits.json", reduce(merge_hits, found, {}))

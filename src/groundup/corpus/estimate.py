@@ -34,6 +34,7 @@ class StepTime:
     documents: int = 0
     bytes_in: int = 0
     bytes_out: int = 0
+    disk_bytes: int = 0  # of the files that it wrote, which are compressed
     cpu_seconds: float = 0.0
     seconds: float = 0.0
     peak_bytes: int = 0
@@ -43,8 +44,8 @@ class StepTime:
 def timing_report(records: Iterable[Mapping[str, Any]], *, cores: int = 0, wall_seconds: float = 0.0) -> dict[str, Any]:
     """timing.json: what the tasks took, by step and by source and step, and what TARGETS would take at these rates.
 
-    Records need `step`; `source`, `documents`, `bytes_in`, `bytes_out`, `cpu_seconds`, `seconds` and `peak_bytes` count
-    as 0 or "" where absent. `bytes_in` of the step `read` is the size of the input as it lies on disk.
+    Records need `step`; `source`, `documents`, `bytes_in`, `bytes_out`, `disk_bytes`, `cpu_seconds`, `seconds` and
+    `peak_bytes` count as 0 or "" where absent. `bytes_in` of the step `read` is the input's size as it lies on disk.
     """
     steps: dict[str, StepTime] = {}
     sources: dict[str, dict[str, StepTime]] = {}
@@ -75,6 +76,7 @@ def _plus(total: StepTime, record: Mapping[str, Any]) -> StepTime:
         total.documents + int(record.get("documents") or 0),
         total.bytes_in + size,
         total.bytes_out + int(record.get("bytes_out") or 0),
+        total.disk_bytes + int(record.get("disk_bytes") or 0),
         total.cpu_seconds + cpu,
         total.seconds + float(record.get("seconds") or 0.0),
         max(total.peak_bytes, int(record.get("peak_bytes") or 0)),
@@ -166,7 +168,7 @@ def estimate(
     rows = [_scaled(one, growth, decades) for one in steps]
     core_hours = {key: sum(row["core_hours"][key] for row in rows) for key in ("value", "low", "high")}
     used = cores or max(1, math.ceil(core_hours["value"] / EFFICIENCY / 24))
-    written = sum(one.bytes_out for one in steps) * growth
+    written = sum(one.disk_bytes or one.bytes_out for one in steps) * growth
     kept = next((one.bytes_out for one in reversed(steps) if one.step == "write"), 0) * growth
     return {
         "bytes_in": round(bytes_in),

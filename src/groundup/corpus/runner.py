@@ -179,6 +179,7 @@ def timing_records(done: Sequence[Done]) -> list[Mapping[str, Any]]:
             "documents": one.stats.get("documents", 0),
             "bytes_in": one.stats.get("bytes_in", one.task.bytes),
             "bytes_out": one.stats.get("bytes_out", 0),
+            "disk_bytes": sum(output["bytes"] for output in one.outputs.values()),
             "seconds": one.seconds,
             "cpu_seconds": one.cpu_seconds,
             "peak_bytes": one.peak_bytes,

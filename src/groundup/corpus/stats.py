@@ -9,7 +9,7 @@ Nothing here knows the time: throughput is in timing.json (estimate.py), so that
 from __future__ import annotations
 
 import math
-from bisect import bisect_right
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -28,11 +28,11 @@ OTHER = "(other)"
 # What a document was when it was counted: dropped by the filter, passed by it, written for training.
 Fate = Literal["dropped", "passed", "written"]
 
-# One set of edges for every signal, so that any two shards, builds and versions can be added and compared: below 0,
-# shares in steps of 0.05, then 1-2-5 to 50 million. A value lies in bin i where EDGES[i-1] <= value < EDGES[i].
+# One set of edges for every signal, so that any two shards, builds and versions can be added and compared: 0 and below,
+# shares in steps of 0.05, then eight steps to each power of ten. A value is in bin i if EDGES[i-1] < value <= EDGES[i].
 EDGES: tuple[float, ...] = (
     *(round(0.05 * step, 2) for step in range(20)),
-    *(factor * 10.0**power for power in range(8) for factor in (1, 2, 5)),
+    *(factor * 10.0**power for power in range(8) for factor in (1, 1.5, 2, 3, 4, 5, 6, 8)),
 )
 
 
@@ -56,9 +56,12 @@ class Check:
 
 
 def notch(threshold: float, value_is_whole: bool = False) -> float:
-    """How far one notch moves a threshold: a tenth of it; at least 1 where whole things are counted; 0.01 at 0."""
-    size = abs(threshold) / 10 or 0.01
-    return max(1.0, float(round(size))) if value_is_whole else size
+    """How far one notch moves a threshold: a tenth of it; at least 1 where whole things are counted.
+
+    A threshold of 0 asks for yes or no (is there any `lorem ipsum`?) and cannot be moved: 0.
+    """
+    size = abs(threshold) / 10
+    return max(1.0, float(round(size))) if value_is_whole and size else size
 
 
 def loosened(check: Check) -> float:
@@ -123,7 +126,7 @@ class SourceStats:
         self.add("documents", fate, 1, bytes)
         for signal, value in {"bytes": float(bytes), **(signals or {})}.items():
             if math.isfinite(value):
-                self.histograms.setdefault(signal, {}).setdefault(fate, Counter())[bisect_right(EDGES, value)] += 1
+                self.histograms.setdefault(signal, {}).setdefault(fate, Counter())[bisect_left(EDGES, value)] += 1
 
     def add(self, group: str, name: str, number: int = 1, bytes: int = 0) -> None:
         """Count anything else by name: `personal data`/EMAIL, `toxicity`/insult, `exams`/gsm8k, ..."""
@@ -279,5 +282,6 @@ def _source_json(one: SourceStats) -> dict[str, Any]:
     record = one.as_json()
     for key, rule in record["rules"].items():
         check = Check(rule["rule"], rule["signal"], rule["threshold"], rule["threshold"], rule["is_least"])
-        record["rules"][key] = {**rule, "looser": round(loosened(check), 6), "stricter": round(tightened(check), 6)}
+        moved = {"looser": round(loosened(check), 6), "stricter": round(tightened(check), 6)}
+        record["rules"][key] = {**rule, **(moved if rule["threshold"] else dict.fromkeys(moved))}
     return record

@@ -138,16 +138,20 @@ def _rules(found: Mapping[str, Any]) -> list[dict[str, Any]]:
                 "share": percent(rule["counted"] / asked if asked else None, 2),
                 "failed": integer(rule["failed"]),
                 "alone": integer(rule["alone"]),
-                "looser": f"+{integer(rule['gained'])}",
-                "looser_at": f"at {short_number(rule['looser'])}",
-                "stricter": f"−{integer(rule['lost'])}",
-                "stricter_at": f"at {short_number(rule['stricter'])}",
+                "looser": _moved("+", rule["gained"], rule["looser"]),
+                "stricter": _moved("−", rule["lost"], rule["stricter"]),
+                "did_something": bool(rule["failed"] or rule["lost"]),
                 "kept_examples": _examples(rule["kept_examples"]),
                 "dropped_examples": _examples(rule["dropped_examples"]),
                 "order": (-rule["counted"], -rule["failed"], str(rule["rule"])),
             }
         )
     return sorted(rows, key=lambda row: row["order"])
+
+
+def _moved(sign: str, documents: int, threshold: float | None) -> tuple[str, str]:
+    """What one notch would change, and the threshold there; a question of yes or no has no notch."""
+    return ("–", "") if threshold is None else (f"{sign}{integer(documents)}", f"at {short_number(threshold)}")
 
 
 def _examples(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-from bisect import bisect_right
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 
 from groundup.report.figures import Canvas
 from groundup.report.scales import Scale, nice_ticks, short_number
 
 FATES = (("passed", "kept"), ("dropped", "lost"))  # in this order from the bottom, with the class of their colour
-MOST_BINS = 26
 WIDTH = 360  # three stand beside each other on the page
 LABEL_WIDTH = 42
 
@@ -26,7 +25,7 @@ def histogram(
 ) -> str:
     """Documents by a signal's value: kept ones below, dropped ones above them, a line at each threshold.
 
-    `fates`: fate -> number of a bin -> documents; a value lies in bin i where edges[i-1] <= value < edges[i].
+    `fates`: fate -> number of a bin -> documents; a value is in bin i where edges[i-1] < value <= edges[i].
     """
     counts = {fate: {int(bin): number for bin, number in bins.items()} for fate, bins in fates.items()}
     filled = [bin for bins in counts.values() for bin in bins]
@@ -51,9 +50,9 @@ def histogram(
                 canvas.rect(x + 0.5, y - size, max(width - 1, 1), size, f"bar {kind}")
             y -= size
     every = max(1, math.ceil(len(bins) * LABEL_WIDTH / (right - left)))
-    for place in range(0, len(bins) + 1, every):
-        edge = first + place - 1  # the edge on the left of that bin
-        if 0 <= edge < len(edges):
+    for place in range(1 if first == 0 else 0, len(bins) + 1, every):
+        edge = first + place - 1  # the edge on the left of that bin; the first of all bins has none
+        if edge < len(edges):
             canvas.text(left + place * width, bottom + 16, short_number(edges[edge]), "tick", "middle")
     canvas.line(left, bottom, right, bottom, "axis")
     for threshold in thresholds:
@@ -65,19 +64,18 @@ def histogram(
 
 
 def _shown(edges: Sequence[float], first: int, last: int, thresholds: Sequence[float]) -> tuple[int, int]:
-    """The bins to draw: all that are filled or hold a threshold; too many are cut at the upper end."""
+    """The first and last bin to draw: all that are filled or hold a threshold, and at least four."""
     places = [int(_place(edges, threshold)) for threshold in thresholds]
     first, last = min([first, *places]), max([last, *places])
-    last = max(last, first + 3)
-    return first, min(last, first + MOST_BINS - 1, len(edges))
+    return first, min(max(last, first + 3), len(edges))
 
 
 def _place(edges: Sequence[float], value: float) -> float:
     """Where a value lies, in bins: the number of its bin and how far into it."""
-    bin = bisect_right(edges, value)
+    bin = bisect_left(edges, value)
     if bin == 0 or bin >= len(edges):
         return float(bin)
-    low, high = edges[bin - 1], edges[bin]
+    low, high = edges[bin - 1], edges[bin]  # the bin begins, on the page, where its lower edge is
     return bin + (value - low) / (high - low)
 
 
