@@ -307,6 +307,7 @@ def test_settings_load_nothing_heavy() -> None:
 def test_a_run_leaves_its_results_and_nothing_else(build: Callable[..., Built], tmp_path: Path) -> None:
     built = build(sources={"rows": write_rows(tmp_path / "rows.jsonl", [prose(n) for n in range(5)])})
     assert sorted(path.name for path in built.folder.iterdir()) == [
+        "README.md",
         "documents",
         "dropped",
         "exams.json",
