@@ -198,13 +198,19 @@ def ngrams(hashes: Hashes, n: int) -> Hashes:
     count = len(hashes) - n + 1
     if count <= 0:
         return np.empty(0, np.uint64)
-    total = hashes[:count].copy()
-    with np.errstate(over="ignore"):
-        for offset in range(1, n):
-            total *= np.uint64(_BASE)
-            total ^= total >> np.uint64(32)
-            total += hashes[offset : offset + count]
+    total = hashes[:count]
+    for offset in range(1, n):
+        total = longer(total, hashes[offset : offset + count])
     return total
+
+
+def longer(keys: Hashes, following: Hashes) -> Hashes:
+    """(keys,) the hashes of n-grams made longer by one word each."""
+    with np.errstate(over="ignore"):
+        keys = keys * np.uint64(_BASE)
+        keys ^= keys >> np.uint64(32)
+        keys += following
+    return keys
 
 
 def hashes_of(words: Sequence[str]) -> Hashes:
