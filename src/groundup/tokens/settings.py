@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
-from groundup.recipe import CorpusRef, StageSettings, TokenizerRef
+from groundup.recipe import CorpusRef, Presentation, StageSettings, TokenizerRef
 
 
 class TokenizerSettings(StageSettings):
@@ -33,3 +33,5 @@ class TokensSettings(StageSettings):
     """The tokenizer."""
     shard_tokens: int = Field(100_000_000, ge=1)
     """Most tokens in one file."""
+    workers: Annotated[int, Field(ge=1), Presentation()] | None = None
+    """Processes that turn text into ids. Without it: one per core. The result does not depend on it."""
