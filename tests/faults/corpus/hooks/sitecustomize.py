@@ -1,0 +1,37 @@
+"""Loaded by every Python that a fault test starts: documents that slow down, crash, hang or eat memory on their word.
+
+GROUNDUP_TEST_LOG: a file that gets a line for each document that is extracted. GROUNDUP_TEST_SLOW: seconds for each.
+"""
+
+from __future__ import annotations
+
+import os
+
+if os.environ.get("GROUNDUP_TEST_LOG"):
+    import re
+    import signal
+    import time
+
+    from groundup.corpus import texts
+    from groundup.corpus.document import Document
+
+    log = os.open(os.environ["GROUNDUP_TEST_LOG"], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    original = texts.raw_to_text
+
+    def raw_to_text(document: Document, *rest: object) -> str:
+        os.write(log, f"{document.id}\n".encode())
+        time.sleep(float(os.environ.get("GROUNDUP_TEST_SLOW", "0")))
+        if "POISON-KILL" in document.text:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if "POISON-MEMORY" in document.text:
+            bytearray(1 << 50)
+        if "POISON-SLOW" in document.text:
+            while True:
+                pass
+        if "POISON-HANG" in document.text:
+            re.match(r"(a+)+$", "a" * 60 + "b")  # holds the interpreter's lock for years
+        if "POISON-ERROR" in document.text:
+            raise ValueError("this page has no end")
+        return original(document, *rest)
+
+    texts.raw_to_text = raw_to_text
