@@ -28,9 +28,9 @@ _FEWEST_LINE_CHARS = 20  # repeated lines: speakers' names and table cells are s
 # What a line or a sentence ends or begins with: one byte per character, looked up instead of searched.
 _ENDS_SENTENCE, _CLOSES, _ENDS_LINE, _BULLET, _LONE_BULLET, _ENDS_NUMBER, _DIGIT, _DOT = (1 << bit for bit in range(8))
 _MARKED = (
-    (_ENDS_SENTENCE, ".!?…।؟۔።։"),
+    (_ENDS_SENTENCE, ".!?…।؟۔።։။។།"),
     (_CLOSES, "\"'”’»)]」』"),
-    (_ENDS_LINE, ".!?\"'”’…:;。！？।؟۔።։»)」』"),
+    (_ENDS_LINE, ".!?\"'”’…:;。！？।؟۔።։။។།»)」』"),
     (_BULLET, "•●‣▪◦∙■"),  # a line that begins with one is a bullet point; with these, where a blank follows:
     (_LONE_BULLET, "-*–—·+•●‣▪◦∙■"),
     (_ENDS_NUMBER, ".)"),

@@ -8,14 +8,15 @@ holds it to that on the Universal Declaration of Human Rights). Chinese and Japa
 from __future__ import annotations
 
 from functools import cache
+from unicodedata import normalize
 
 from groundup.corpus.words import Hashes, hashes_of
 
 STOP_WORDS: dict[str, str] = {
     "en": "the be to of and that have with",
-    "ar": "في من على أن إلى عن أو كل ما لا و التي الذي هذا مع",
+    "ar": "في من على أن إلى عن أو كل ما لا و التي الذي هذا مع أي دون عند بين",
     "bg": "и на да в се за от по с или не е като че към",
-    "bn": "এবং এই বা করা করে হবে না তার থেকে কোন জন্য এর সে",
+    "bn": "এবং এই বা করা করে হবে না তার থেকে কোন জন্য এর সে ও যে নিজ প্রতি হয়",
     "ca": "de i a la el en que per amb una les dels o és",
     "cs": "a v na je se má nebo k o s i být pro že do",
     "da": "og i at en til er af det som for med eller den på",
@@ -33,7 +34,7 @@ STOP_WORDS: dict[str, str] = {
     "id": "dan yang di dengan untuk dari atau dalam tidak ini pada itu oleh",
     "it": "di e la il che in per un a della ogni o con del ha",
     "ja": "の に は を た が で て と し な い る す",
-    "ko": "이 그 및 또는 수 있다 등 한 것 의 가 는 있는 이러한 모든",
+    "ko": "이 그 및 또는 수 있다 등 한 것 의 가 는 있는 이러한 모든 그리고 대한 있어 위하여 하는 또한",
     "lt": "ir į kad yra su arba iš o ar ne bet jo kaip turi",
     "lv": "un ir ar uz no vai ka par nav to kas tā bez",
     "nl": "de en van het een in te dat op voor is met of heeft zijn",
@@ -57,4 +58,4 @@ STOP_WORDS: dict[str, str] = {
 def stop_word_hashes(language: str) -> Hashes | None:
     """(words,) hashes of a language's stop words; None where there is no list."""
     found = STOP_WORDS.get(language)
-    return hashes_of(tuple(dict.fromkeys(found.split()))) if found else None
+    return hashes_of(tuple(dict.fromkeys(normalize("NFC", found).split()))) if found else None

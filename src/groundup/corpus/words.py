@@ -26,6 +26,7 @@ _BLOCK_CHARS = 1 << 18  # characters hashed at a time: the working set stays in 
 _BASE = 0x9E3779B97F4A7C15  # odd, so it has an inverse modulo 2^64
 _BASE_INVERSE = pow(_BASE, -1, 1 << 64)
 _MASK = (1 << 64) - 1
+_BLANKS = "\u0f0b\u1361"  # stand between words in Tibetan and Amharic
 
 # Scripts without spaces between words: here a character, with the marks on it, counts as a word.
 _ALONE = (
@@ -63,7 +64,7 @@ class _Tables:
 
 
 def _kind(character: str) -> int:
-    kind = _KNOWN | SPACE * character.isspace() | UPPER * character.isupper()
+    kind = _KNOWN | SPACE * (character.isspace() or character in _BLANKS) | UPPER * character.isupper()
     kind |= ALPHA * character.isalpha() | ALNUM * character.isalnum()
     # Marks belong to the letter before them: without them every Hindi word would fall into pieces.
     if unicodedata.category(character) in ("Mn", "Mc"):
@@ -151,10 +152,10 @@ def _word_bounds(kinds: NDArray[np.uint8]) -> tuple[Places, Places]:
     is_word = kinds & WORD != 0
     starts, ends = runs(is_word)
     is_mark = kinds & MARK != 0
-    if is_mark.any():  # a run of nothing but marks (variation selectors behind emoji) is no word
-        letters = np.concatenate(([0], np.cumsum(is_word & ~is_mark)))
-        has_letters = letters[ends] > letters[starts]
-        starts, ends = starts[has_letters], ends[has_letters]
+    if is_mark.any():  # marks without a letter before them (variation selectors behind emoji) are in no word
+        letters = np.append(np.flatnonzero(is_word & ~is_mark), len(kinds))
+        starts = letters[np.searchsorted(letters, starts)]
+        starts, ends = starts[starts < ends], ends[starts < ends]
     alone = kinds & ALONE != 0
     if not alone.any():
         return starts, ends
