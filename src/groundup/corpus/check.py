@@ -48,6 +48,13 @@ def check(settings: CorpusSettings, context: StageContext) -> CheckReport:
                 require_tasks(exam.tasks)
             except UserError as error:
                 problems += error.problems
+    if settings.semantic_threshold is not None and settings.semantic_embedding is not None:
+        from groundup.corpus.semantic import user_embedding
+
+        try:
+            user_embedding(settings.semantic_embedding)
+        except UserError as error:
+            problems += error.problems
     absent = [one for one in packages.values() if not (context.cache / "packages" / one.file_name).is_file()]
     facts = {
         "sources": len(settings.sources),

@@ -100,6 +100,14 @@ def read_documents(paths: Sequence[Path], first: int, count: int, dtype: np.dtyp
     return table[np.argsort(table["document"], kind="stable")]
 
 
+def most_alike(repeats: Table) -> Table:
+    """REPEATS with each document once, with the one that is the most alike; by document."""
+    repeats = repeats[np.lexsort((repeats["first"], -repeats["similarity"], repeats["document"]))]
+    is_first = np.ones(len(repeats), bool)
+    is_first[1:] = repeats["document"][1:] != repeats["document"][:-1]
+    return repeats[is_first]
+
+
 def holds(paths: Sequence[Path], documents: NDArray[np.int64]) -> NDArray[np.bool_]:
     """(n,) whether each document is dropped by one of these REPEATS tables."""
     found = np.zeros(len(documents), bool)

@@ -18,19 +18,21 @@ from numpy.typing import NDArray
 
 from groundup.artifacts import read_json
 from groundup.corpus.exact_groups import write_paragraph_cuts, write_repeats
-from groundup.corpus.keytable import CUTS, Group, map_array, read_documents, write_table
+from groundup.corpus.keytable import CUTS, Group, map_array, most_alike, read_documents, write_table
 from groundup.corpus.near_groups import Description, NearFiles, clusters_of, write_candidates, write_edges
 from groundup.corpus.shards import ShardWriter, read_column
+from groundup.corpus.substring import merge_cuts
 from groundup.corpus.tasks import Task
 
 VERDICTS = pa.schema(
     [
         ("row", pa.int64()),
-        ("what", pa.string()),  # exact, url, near: dropped for `other`; cluster: alike `other`; cut: a paragraph
+        ("what", pa.string()),  # exact, url, near, semantic: dropped for `other`; cluster: alike `other`; cut, span
         ("other", pa.string()),
         ("other_source", pa.string()),
         ("similarity", pa.float64()),
-        ("number", pa.int64()),  # of the paragraph
+        ("number", pa.int64()),  # of the first paragraph (cut) or word (span) that goes
+        ("end", pa.int64()),  # of the first one behind it that stays
     ]
 )
 
@@ -143,12 +145,14 @@ def verdicts(task: Task, out: Path) -> dict[str, Any]:
     for number in range(len(shards.rows)):
         first, size = shards.bases[number], shards.rows[number]["documents"]
         with ShardWriter(out / f"verdicts-{number:05d}.parquet", VERDICTS) as writer:
-            for what in ("exact", "url", "near", "cluster"):
+            for what in ("exact", "url", "near", "semantic", "cluster"):
                 _write_repeats(shards, tables.get(what, []), what, first, size, writer.write, counts)
-            for cut in read_documents(tables.get("cut", []), first, size, CUTS):
-                row = {"row": int(cut["document"]) - first, "what": "cut", "number": int(cut["start"])}
-                writer.write({"other": "", "other_source": "", "similarity": None, **row})
-                counts["cut"] = counts.get("cut", 0) + 1
+            for what in ("cut", "span"):
+                for cut in merge_cuts(read_documents(tables.get(what, []), first, size, CUTS)):
+                    row = {"row": int(cut["document"]) - first, "what": what}
+                    row |= {"number": int(cut["start"]), "end": int(cut["end"])}
+                    writer.write({"other": "", "other_source": "", "similarity": None, **row})
+                    counts[what] = counts.get(what, 0) + 1
     return {"verdicts": counts}
 
 
@@ -161,7 +165,7 @@ def _write_repeats(
     write: Callable[[dict[str, Any]], None],
     counts: dict[str, int],
 ) -> None:
-    table = read_documents(paths, first, size)
+    table = most_alike(read_documents(paths, first, size))  # semantic: several groups may say so
     if not len(table):
         return
     about = shards.look_up(np.unique(table["first"]).astype(np.int64))
@@ -175,6 +179,7 @@ def _write_repeats(
                 "other_source": shards.rows[shard]["source"],
                 "similarity": round(float(entry["similarity"]), 6),
                 "number": None,
+                "end": None,
             }
         )
         counts[what] = counts.get(what, 0) + 1

@@ -40,6 +40,7 @@ from groundup.corpus.shards import (
     read_rows,
 )
 from groundup.corpus.stats import SourceStats
+from groundup.corpus.substring import cut_words
 from groundup.corpus.tasks import Task
 
 # Numbers in code are seldom anybody's telephone: what has an anchor or a check digit is looked for, the rest is not.
@@ -48,8 +49,18 @@ LIGHT = pa.schema([("id", pa.string()), ("bytes", pa.int64()), ("cluster", pa.st
 TRAINING, HELD_OUT, BEYOND = 0, 1, 2  # of the selection
 BEYOND_LIMIT = "beyond max_bytes"
 
-_STEPS = {"exact": "exact duplicates", "url": "exact duplicates", "near": "near duplicates"}
-_WHAT = {"exact": "same text", "url": "same address", "near": "nearly the same text"}
+_STEPS = {
+    "exact": "exact duplicates",
+    "url": "exact duplicates",
+    "near": "near duplicates",
+    "semantic": "near duplicates",
+}
+_WHAT = {
+    "exact": "same text",
+    "url": "same address",
+    "near": "nearly the same text",
+    "semantic": "much the same words",
+}
 
 
 # ---------------------------------------------------------------- E: finish
@@ -89,6 +100,8 @@ def finish(task: Task, out: Path) -> dict[str, Any]:
         funnel["personal data"].notes[f"<{name}>"] = number
     if cut := stats.counters.get("duplicate paragraphs", {}).get("cut"):
         funnel["exact duplicates"].notes["paragraphs cut"] = cut[0]
+    if cut := stats.counters.get("duplicate spans", {}).get("cut"):
+        funnel["near duplicates"].notes["spans cut"] = cut[0]
     write_json(out / "observed.json", stats.as_json())
     write_json(out / "hits.json", found)
     into = funnel["exact duplicates"].into
@@ -114,10 +127,11 @@ def _finish_one(
 ) -> tuple[Document | Drop, Trail]:
     trail: Trail = []
     repeats = {one["what"]: one for one in about if one["what"] in _STEPS}
-    cuts = {int(one["number"]) for one in about if one["what"] == "cut"}
+    cuts = {n for one in about if one["what"] == "cut" for n in range(int(one["number"]), int(one["end"]))}
+    spans = [(int(one["number"]), int(one["end"])) for one in about if one["what"] == "span"]
     for step in ("exact duplicates", "near duplicates"):
         whole = document
-        for what in ("exact", "url", "near"):
+        for what in ("exact", "url", "near", "semantic"):
             if what in repeats and _STEPS[what] == step:
                 return _repeat(document, what, repeats[what], task), trail
         if step == "exact duplicates" and cuts:
@@ -125,6 +139,11 @@ def _finish_one(
             if not document.text.strip():
                 return drop(whole, step, "every paragraph was seen before"), trail
             stats.add("duplicate paragraphs", "cut", len(cuts), whole.bytes - document.bytes)
+        if step == "near duplicates" and spans:
+            document = replace(document, text=cut_words(document.text, spans))
+            if not document.text.strip():
+                return drop(whole, step, "every span of it was seen before"), trail
+            stats.add("duplicate spans", "cut", len(spans), whole.bytes - document.bytes)
         trail.append((step, whole.bytes, document.bytes))
     if index is not None and (hits := index.hits(document.text)):
         add_hits(found, hits, document.id)
@@ -146,9 +165,9 @@ def _finish_one(
 def _repeat(document: Document, what: str, one: Mapping[str, Any], task: Task) -> Drop:
     where = "earlier" if one["other_source"] == task.options["source"] else f"in source {one['other_source']}"
     excerpt = f"[{one['other']}] {document.text}"
-    if what != "near":
+    if what not in ("near", "semantic"):
         return drop(document, _STEPS[what], f"{_WHAT[what]} {where}", excerpt)
-    threshold = task.options["near_threshold"]
+    threshold = task.options[f"{what}_threshold"]
     return drop(document, _STEPS[what], f"{_WHAT[what]} {where}", excerpt, value=one["similarity"], threshold=threshold)
 
 

@@ -16,6 +16,7 @@ from typing import Any
 from groundup.artifacts import StageContext, write_atomic
 from groundup.corpus import sources as source_modules
 from groundup.corpus.near import bands_for
+from groundup.corpus.phases_alike import semantic_rounds, span_rounds
 from groundup.corpus.runner import Runner
 from groundup.corpus.settings import CorpusSettings
 from groundup.corpus.source_settings import PythonCodeSource, Source
@@ -222,13 +223,20 @@ def match(settings: CorpusSettings, filtered: Sequence[Done], keys: Sequence[Don
                     "clusters", 1, _files(edges, "edges.npy"), count, role=role, sources=list(settings.sources)
                 )
                 found[role] = runner.phase("clustering", last)
+    gone = [*dropped, *_files(found.get("near", []), "repeats.npy")]
+    if settings.semantic_threshold is not None:
+        found["semantic"] = semantic_rounds(
+            runner, filtered, gone, settings.semantic_threshold, settings.semantic_embedding
+        )
+        gone += _files(found["semantic"], "repeats.npy")
+    if settings.duplicate_spans is not None:
+        found["span"] = span_rounds(runner, filtered, gone, settings.duplicate_spans)
     if settings.duplicate_paragraphs:
-        gone = [*dropped, *_files(found.get("near", []), "repeats.npy")]
         found["cut"] = runner.phase("matching paragraphs", tasks("paragraphs", groups, gone, documents))
     inputs: list[Input] = []
     roles: list[str] = []
     for role, own in found.items():
-        files = _files(own, "cuts.npy" if role == "cut" else "repeats.npy")
+        files = _files(own, "cuts.npy" if role in ("cut", "span") else "repeats.npy")
         inputs += files
         roles += [role] * len(files)
     return runner.phase("deciding", tasks("verdicts", 1, inputs, documents, roles=roles))[0]
@@ -303,12 +311,13 @@ def exam_index(
 def finish_tasks(
     settings: CorpusSettings, filtered: Sequence[Done], verdicts: Done, exams: Sequence[Input]
 ) -> list[Task]:
-    code = (*_EXAMS, *_corpus("exact", "words"), *_package("groundup.corpus.pii"), *_BASE)
+    code = (*_EXAMS, *_corpus("exact", "words", "substring"), *_package("groundup.corpus.pii"), *_BASE)
     tasks = []
     for number, one in enumerate(filtered):
         options = {
             "source": one.task.hints["source"],
             "near_threshold": settings.near_duplicate_threshold,
+            "semantic_threshold": settings.semantic_threshold,
             "pii": list(settings.pii),
         }
         inputs = [verdicts.input(f"verdicts-{number:05d}.parquet"), *exams]

@@ -29,7 +29,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from groundup.corpus.keytable import BAND_KEYS, REPEATS, Table, holds, map_array, read_range, table_of, write_table
+from groundup.corpus.keytable import (
+    BAND_KEYS,
+    REPEATS,
+    Table,
+    holds,
+    map_array,
+    most_alike,
+    read_range,
+    table_of,
+    write_table,
+)
 from groundup.corpus.near import Places, hashed_words
 from groundup.corpus.words import mix
 from groundup.errors import UserError
@@ -158,6 +168,8 @@ def write_assigned(vectors: Vectors, centres: Vectors, out: Path) -> int:
     """Shard task: each document's PROBES nearest centres, to `out`: a table by centre. Zero vectors have none."""
     rows = np.flatnonzero(vectors.any(axis=1))
     probes = min(PROBES, len(centres))
+    if not len(rows):
+        return write_table(out, np.empty(0, BAND_KEYS))
     nearest = np.argsort(-products(vectors[rows], centres), axis=1, kind="stable")[:, :probes]
     return write_table(out, table_of(BAND_KEYS, key=nearest.ravel(), row=np.repeat(rows, probes)))
 
@@ -184,7 +196,10 @@ def write_semantic_repeats(
         entries = [read_range(path, "key", centre, centre + 1) for path in assigned]
         numbered = (one["row"].astype(np.int64) + base for one, base in zip(entries, bases, strict=True))
         documents: Places = np.concatenate([np.empty(0, np.int64), *numbered])
-        own = np.concatenate([map_array(path)[one["row"]] for path, one in zip(vectors, entries, strict=True)])
+        here = [map_array(path)[one["row"]] for path, one in zip(vectors, entries, strict=True) if len(one)]
+        if not here:
+            continue
+        own = np.concatenate(here)
         if dropped:
             stays = ~holds(dropped, documents)
             documents, own = documents[stays], own[stays]
@@ -198,10 +213,7 @@ def write_semantic_repeats(
         )
         repeats.append(table)
         compared += len(documents)
-    table = np.concatenate(repeats)
-    table = table[np.lexsort((table["first"], -table["similarity"], table["document"]))]
-    is_first = np.concatenate(([True], table["document"][1:] != table["document"][:-1]))[: len(table)]
-    return {"documents": compared, "repeats": write_table(out, table[is_first])}
+    return {"documents": compared, "repeats": write_table(out, most_alike(np.concatenate(repeats)))}
 
 
 def greedy_repeats(vectors: Vectors, threshold: float) -> Table:

@@ -167,8 +167,15 @@ class CorpusSettings(StageSettings):
     """Of pages with the same address (but for session ids and the like) keep the first."""
     duplicate_paragraphs: bool = False
     """Cut paragraphs of at least 100 characters that were seen before, in any document."""
-    near_duplicate_threshold: Annotated[float, Field(gt=0, le=1)] | None = 0.8
+    duplicate_spans: Annotated[int, Field(ge=10, le=1000)] | None = None
+    """Cut runs of at least this many words (50 is usual) that stand earlier in any document. `null`: keep them."""
+    near_duplicate_threshold: Annotated[float, Field(ge=0.3, le=1)] | None = 0.8
     """Drop documents whose word 5-grams overlap this much (Jaccard) with a kept one. `null`: keep them."""
+    semantic_threshold: Annotated[float, Field(ge=0.5, le=1)] | None = None
+    """Drop documents whose vectors have this cosine with a kept one's; 0.8 finds copies with a fifth of the words
+    changed. `null`: keep them."""
+    semantic_embedding: str | None = None
+    """`package.module:function`, from a list of texts to an array of vectors: a model of yours instead of TF-IDF."""
     decontaminate: tuple[ExamFiles | ExamTasks, ...] = ()
     """Exams whose items must not stand in the corpus."""
     decontamination_ngram: Annotated[int, Field(ge=5, le=50)] = 13
@@ -180,7 +187,13 @@ class CorpusSettings(StageSettings):
     pii: tuple[PiiType, ...] = PII_TYPES
     """Personal data to replace by placeholders such as <EMAIL>."""
     mixture: dict[str, PositiveFloat] = Field(default_factory=dict)
-    """Weights of the sources in training. Empty: as many bytes as each has."""
+    """Weights in training, of sources or of their `group`s. Empty: as many bytes as each has (see the temperature)."""
+    mixture_temperature: Annotated[float, Field(ge=1)] = 1.0
+    """Without weights: groups of n bytes weigh n^(1/temperature). 1: by size; mT5 has 3.3; large: all alike."""
+    mixture_tokens: PositiveInt | None = None
+    """Tokens of one pass, at 4 bytes each; decides how often sources are repeated. Without it: as many as there are."""
+    mixture_bytes: PositiveInt | None = None
+    """The same in bytes."""
     max_repetition: PositiveFloat = 4.0
     """How often a small source may be repeated at most to reach its weight."""
     held_out: HeldOut | None = HeldOut()
@@ -207,9 +220,18 @@ class CorpusSettings(StageSettings):
         for name in self.sources:
             if not re.fullmatch(r"[A-Za-z0-9_]+(?:[-.][A-Za-z0-9_]+)*", name):
                 raise ValueError(f"source name {name!r}: use letters, digits, '_', '-' and '.', as it names files")
+        if self.duplicate_spans and self.duplicate_paragraphs:
+            raise ValueError("duplicate_spans cuts repeated paragraphs too: leave out duplicate_paragraphs")
+        groups = {name: source.group or name for name, source in self.sources.items()}
         for name in self.mixture:
-            if name not in self.sources:
-                raise ValueError(f"mixture names {name!r}, which is not a source; there are: {', '.join(self.sources)}")
-        if self.mixture and (absent := [name for name in self.sources if name not in self.mixture]):
+            if name not in self.sources and name not in groups.values():
+                known = ", ".join(dict.fromkeys([*self.sources, *groups.values()]))
+                raise ValueError(f"mixture names {name!r}, which is not a source or a group; there are: {known}")
+        absent = [name for name, group in groups.items() if not {name, group} & self.mixture.keys()]
+        if self.mixture and absent:
             raise ValueError(f"mixture gives no weight to: {', '.join(absent)}; give one, or leave out the source")
+        if self.mixture and self.mixture_temperature != 1:
+            raise ValueError("mixture_temperature evens out sizes, mixture gives weights: use one of the two")
+        if self.mixture_tokens and self.mixture_bytes:
+            raise ValueError("mixture_tokens and mixture_bytes say the same in two units: use one of the two")
         return self
