@@ -31,7 +31,7 @@ from groundup.corpus.decontaminate import merge_hits
 from groundup.corpus.engines import open_engine
 from groundup.corpus.estimate import timing_report
 from groundup.corpus.funnel import Count, SourceFunnel, check_adds_up, funnel_report, merged, source_funnel_from_json
-from groundup.corpus.mixture import mix
+from groundup.corpus.mixture import mixture_of
 from groundup.corpus.runner import Runner, timing_records, without_unused
 from groundup.corpus.settings import CorpusSettings
 from groundup.corpus.shards import read_rows
@@ -197,8 +197,7 @@ def _assemble(build: Build) -> StageResult:
     check_adds_up(report)
     write_json(folder / "funnel.json", report)
     write_json(folder / "stats.json", _stats(build))
-    mixture = mix({name: count.bytes for name, count in kept.items()}, settings.mixture, settings.max_repetition)
-    write_json(folder / "mixture.json", mixture)
+    write_json(folder / "mixture.json", mixture_of(settings, {name: count.bytes for name, count in kept.items()}))
     write_json(folder / "sources.json", [_source_record(build, name, kept[name]) for name in settings.sources])
     write_json(folder / "exams.json", build.exams)
     write_card(folder, build.context.name, settings.model_dump(mode="json"))

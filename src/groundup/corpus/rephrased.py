@@ -264,10 +264,8 @@ class RephraseIndex:
         if not len(ends) or not ends[-1]:
             return np.zeros(len(self.totals))
         entries = np.arange(ends[-1]) + np.repeat(self.word_starts[words] - ends + counts, counts)
-        shared: NDArray[np.float64] = np.bincount(
-            self.word_items[entries], self.word_weights[entries], len(self.totals)
-        )
-        return shared
+        shared: Any = np.bincount(self.word_items[entries], self.word_weights[entries], len(self.totals))
+        return shared  # type: ignore[no-any-return]
 
     def _look_closely(
         self, block: NDArray[np.int64], item: int, near: int, offset: int, raw: Sequence[str], at_least: float
@@ -310,7 +308,8 @@ class RephraseIndex:
             return None  # whatever the other items say
         shared = self._weight_shared(known)
         rivals = shared / np.maximum(self.totals + there - shared, 1e-9) * self._are_rivals(item)
-        signals[MARGIN] = jaccard - float(np.max(rivals, initial=0.0))
+        nearest: Any = rivals.max(initial=0.0)
+        signals[MARGIN] = jaccard - float(nearest)
         rarest = known[np.argsort(-weights, kind="stable")][: np.count_nonzero(weights)]
         names = {number: word for word, number in zip(raw[offset + low :], chunk.tolist(), strict=False)}
         return Match(

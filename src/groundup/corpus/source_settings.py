@@ -16,6 +16,8 @@ class SourceSettings(Settings):
     """Take at most this many bytes; which documents is decided by a hash of their ids, not by their order."""
     license: str | None = None
     """The licence to write beside each document where the source itself does not say."""
+    group: str | None = None
+    """What it counts as in the mixture: its language, its domain. Without it: itself."""
 
 
 class PathSource(SourceSettings):
