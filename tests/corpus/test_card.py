@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from groundup.corpus.card import card_text, hub_license, write_card
+from groundup.corpus.card import card_text, hub_license, hub_licenses, write_card
 from groundup.corpus.funnel import Count, funnel_report, new_source_funnel
 from groundup.corpus.mixture import mix
 from groundup.corpus.stats import SourceStats, stats_report
@@ -122,3 +122,10 @@ def test_an_empty_folder_gives_a_card_that_promises_nothing(tmp_path: Path) -> N
 )
 def test_licences_as_the_hub_spells_them(written: str, identifier: str) -> None:
     assert hub_license(written) == identifier
+
+
+def test_several_licences_are_told_apart_and_the_package_around_a_text_is_none_of_them() -> None:
+    assert hub_licenses("BSD AND MIT AND CC0-1.0") == {"bsd", "mit", "cc0-1.0"}
+    assert hub_licenses("(MPL-2.0 OR GPL-3.0)") == {"mpl-2.0", "gpl-3.0"}
+    assert hub_licenses("page content (c) ICANN/IANA, inside a GPL-3.0 package") == {"other"}
+    assert hub_licenses("CC-BY-SA-3.0 (Wikipedia text), inside an LGPL-2.1 package") == {"cc-by-sa-3.0"}

@@ -110,7 +110,7 @@ def front_matter(name: str, found: Mapping[str, Any], sources: Sequence[Mapping[
     total = (found["funnel"] or {}).get("total") or {}
     documents, held_out = total.get("kept") or {}, total.get("held_out") or {}
     languages = sorted(set(_written(found["stats"], "languages written")) & _TWO_LETTERS)
-    licences = sorted({hub_license(one) for one in _license_names(found["stats"], sources)})
+    licences = sorted({own for one in _license_names(found["stats"], sources) for own in hub_licenses(one)})
     has_held_out = bool(held_out.get("documents"))
 
     def config(name: str, stem: str, held: str, *, is_default: bool = False) -> dict[str, Any]:
@@ -137,8 +137,14 @@ def front_matter(name: str, found: Mapping[str, Any], sources: Sequence[Mapping[
 _TWO_LETTERS = frozenset(a + b for a in "abcdefghijklmnopqrstuvwxyz" for b in "abcdefghijklmnopqrstuvwxyz")
 
 
+def hub_licenses(text: str) -> set[str]:
+    """The Hub's identifiers for what a source says, which may be several: `Apache-2.0 AND MIT`."""
+    own = re.split(r",\s*inside an? ", text)[0]  # the text's licence, not that of the package that it came in
+    return {hub_license(part) for part in re.split(r"\s+(?:AND|OR|WITH)\s+", own.strip("() "))}
+
+
 def hub_license(text: str) -> str:
-    """The Hub's identifier for a licence as a source wrote it; `other` where it has none, `unknown` for no licence."""
+    """The Hub's identifier for one licence; `other` where it has none, `unknown` where there is no licence."""
     lower = re.sub(r"[\s_]+", "-", text.strip().lower())
     if not lower or lower in ("unknown", "none"):
         return "unknown"
@@ -188,6 +194,8 @@ def _intro(funnel: Any, sources: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _mb(count: float) -> str:
+    if count < 1e5:
+        return f"{count / 1e3:,.1f} kB"
     return f"{count / 1e9:,.2f} GB" if count >= 1e9 else f"{count / 1e6:,.1f} MB"
 
 

@@ -1,0 +1,109 @@
+"""What a corpus will take, foretold from how fast its kinds of source went before: on this machine, or on ours.
+
+A finished build is remembered in the cache by kind of source, so that the next `groundup check` speaks of this machine.
+estimate.py foretells from one finished build, step by step and far; this is for a recipe that was never built.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from groundup.artifacts import read_json, write_json
+from groundup.corpus.estimate import EFFICIENCY, PRICE_PER_CORE_HOUR
+from groundup.errors import UserError
+
+FILE = "corpus-rates.json"
+FEWEST_BYTES = 1_000_000  # of input of one kind: less says nothing about it
+REMEMBERED_FACTOR, SHIPPED_FACTOR = 1.5, 2.5  # of the interval: other input of the kind; other input and machine
+WORKER_BYTES = 260e6  # libraries and one shard in each process (measured, demo corpus)
+TELL_FROM_SECONDS = 600.0  # of a core: a smaller build needs no word about money
+
+
+@dataclass(frozen=True)
+class KindRate:
+    """CPU seconds, bytes of clean text and bytes of files for each byte of input, as it lies on disk."""
+
+    cpu_seconds: float
+    text: float
+    disk: float
+    factor: float = SHIPPED_FACTOR
+
+
+# measured: the demo's corpus and the pages of benchmarks/corpus.py, one core, 2026-11 (docs/log.md)
+SHIPPED = {
+    "warc": KindRate(0.5e-6, 0.3, 0.6),
+    "wet": KindRate(0.8e-6, 0.7, 1.5),
+    "wikipedia": KindRate(0.4e-6, 0.5, 1.0),
+    "books": KindRate(1.3e-6, 1.0, 3.0),
+    "python_code": KindRate(0.9e-6, 1.0, 2.2),
+    "python_docs": KindRate(0.8e-6, 0.6, 2.0),
+    "dialogue": KindRate(4.7e-6, 0.3, 3.7),
+}
+OTHER = KindRate(1.2e-6, 0.8, 3.0)
+
+
+def remember(cache: Path, kinds: Mapping[str, str], timing: Mapping[str, Any]) -> None:
+    """Keep a finished build's rates. `kinds`: source -> its type; `timing`: timing.json."""
+    known = _known(cache)
+    sums: dict[str, dict[str, float]] = {}
+    for source, steps in (timing.get("sources") or {}).items():
+        if source not in kinds or "read" not in steps:
+            continue
+        one = sums.setdefault(kinds[source], {"bytes_in": 0, "cpu_seconds": 0.0, "text_bytes": 0, "disk_bytes": 0})
+        one["bytes_in"] += steps["read"]["bytes_in"]
+        one["text_bytes"] += steps.get("write", {}).get("bytes_out", 0)
+        one["cpu_seconds"] += sum(step["cpu_seconds"] for step in steps.values())
+        one["disk_bytes"] += sum(step["disk_bytes"] for step in steps.values())
+    known |= {kind: one for kind, one in sums.items() if one["bytes_in"] >= FEWEST_BYTES}
+    if known:
+        write_json(cache / FILE, known)
+
+
+def _known(cache: Path) -> dict[str, dict[str, float]]:
+    try:
+        return dict(read_json(cache / FILE))
+    except (OSError, UserError, TypeError, ValueError):
+        return {}
+
+
+def rate_of_kind(kind: str, cache: Path) -> KindRate:
+    """As measured here, else as shipped."""
+    one = _known(cache).get(kind)
+    if not one or not one.get("bytes_in"):
+        return SHIPPED.get(kind, OTHER)
+    size = one["bytes_in"]
+    measured = (one["cpu_seconds"] / size, one["text_bytes"] / size, one["disk_bytes"] / size)
+    return KindRate(*measured, REMEMBERED_FACTOR)
+
+
+def foretell(
+    parts: Iterable[tuple[str, float, float | None]],
+    cache: Path,
+    *,
+    cores: int,
+    price_per_core_hour: float = PRICE_PER_CORE_HOUR,
+) -> dict[str, Any]:
+    """What a build takes: facts for `groundup check` and the planner.
+
+    `parts`: each source's kind, bytes of input, and `max_bytes` of clean text (or None). Seconds are of the clock, on
+    `cores`; `*_low` and `*_high` are an interval of about 80 %.
+    """
+    cpu = low = high = text = disk = 0.0
+    for kind, size, most in parts:
+        rate = rate_of_kind(kind, cache)
+        seconds = rate.cpu_seconds * size
+        cpu, low, high = cpu + seconds, low + seconds / rate.factor, high + seconds * rate.factor
+        text += min(rate.text * size, most or float("inf"))
+        disk += rate.disk * size
+    span = {"seconds": cpu, "seconds_low": low, "seconds_high": high}
+    workers = cores * (EFFICIENCY if cores > 1 else 1.0)
+    facts: dict[str, Any] = {name: round(value / workers, 1) for name, value in span.items()}
+    facts |= {"disk_bytes": round(text + disk), "memory_bytes": round(200e6 + cores * WORKER_BYTES)}
+    if cpu >= TELL_FROM_SECONDS:
+        hours = f"{cpu / 3600:,.1f} ({low / 3600:,.1f} to {high / 3600:,.1f})"
+        dollars = f"{cpu / 3600 * price_per_core_hour:,.2f}"
+        facts |= {"core_hours": hours, "dollars": f"{dollars} at {price_per_core_hour:g} a core hour"}
+    return facts
