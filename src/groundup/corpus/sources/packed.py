@@ -104,10 +104,10 @@ class Bzip2Streams(io.RawIOBase):
     `damaged` says for each what was wrong; what a stream gave before it broke has been read already.
     """
 
-    def __init__(self, raw: IO[bytes]) -> None:
+    def __init__(self, raw: IO[bytes], damaged: list[str] | None = None) -> None:
         self._raw, self._decompressor = raw, bz2.BZ2Decompressor()
         self._pending, self._out, self._inside = b"", b"", False
-        self.damaged: list[str] = []
+        self.damaged = [] if damaged is None else damaged
 
     def readable(self) -> bool:
         return True

@@ -1,210 +1,198 @@
-"""MediaWiki XML dumps, in any language and encoding: pages are streamed, redirects counted, wikitext turned into prose.
+"""MediaWiki XML dumps, in any language and encoding: pages are cut out of the stream one by one, redirects counted.
 
-A dump says itself how its file and category namespaces are called (`siteinfo`); cut-down dumps often do not, so the
-names of the larger Wikipedias are known here as well.
+A page is looked for by its tags and parsed alone: one that is damaged costs itself only, and memory stays that of one
+page. What a dump says of itself (`siteinfo`) stands in front of the first page; cut-down dumps often have none.
 """
 
 from __future__ import annotations
 
+import codecs
+import io
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 from urllib.parse import quote
 from xml.etree import ElementTree
-
-import mwparserfromhell
-from mwparserfromhell import nodes as wiki
 
 from groundup.corpus.document import Document, Drop
 from groundup.corpus.source_settings import WikipediaSource
 from groundup.corpus.sources.files import Input, file_pieces, open_piece
+from groundup.corpus.sources.packed import UNPACK_ERRORS, Bzip2Streams, unpack
 from groundup.corpus.sources.piece import Piece
+from groundup.corpus.sources.wikitext import packed
+from groundup.corpus.sources.wikitext import prose_of as prose_of  # where the extraction step looks for it
 
 LICENCE = "CC-BY-SA"
+MAX_PAGE_CHARS = 50_000_000  # the largest article has 2 million; a "page" beyond this is a history or damaged
+_CHUNK = 1 << 18
 _FILE_AND_CATEGORY = ("6", "14")  # namespace keys; the same in every MediaWiki
-_NAMES = """
-    file image category datei bild kategorie fichier catégorie archivo imagen categoría файл изображение категория
-    категорія зображення ファイル 画像 dosya resim kategori kategoria plik grafika ficheiro imagem categoria immagine
-    bestand afbeelding categorie fil tiedosto kuva luokka soubor kép fájl kategória slika kategorija ملف صورة تصنيف
-    پرونده رده 文件 图像 分类 檔案 圖像 分類 파일 그림 분류 चित्र श्रेणी hình jamii picha αρχείο εικόνα κατηγορία קובץ
-    תמונה קטגוריה berkas gambar датотека категорија"""
-_KNOWN_NAMESPACES = frozenset(_NAMES.split()) | {"tập tin", "thể loại"}
-_NAMESPACES_MARK = "\x00namespaces="
+_ARTICLES = ("0", "")
+_PAGE = re.compile(r"<page(?:\s[^>]*)?>")
+_OLD_REVISIONS = re.compile(r"<revision>.*</revision>\s*(?=<revision>)", re.DOTALL)
+_DATABASE = re.compile(r"(([a-z_]+)(wik[a-z]+))-")  # dewiki-20240501-pages-articles.xml.bz2
+_NO_XML = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff]")
+
+# Modern dumps mark redirects with an element; in older ones the text says it, in the wiki's own language.
+_REDIRECT_WORDS = """
+    redirect weiterleitung redirection redirección redireccion redirecionamento redirecionar rinvia
+    rinvio doorverwijzing omdirigering omdiriger ohjaus uudelleenohjaus patrz przekieruj tam
+    перенаправление перенапр перенаправлення пренасочване виж преусмери 重定向 転送 リダイレクト
+    넘겨주기 تحويل تغییر_مسیر تغییرمسیر הפניה yönlendirme yönlendir átirányítás přesměruj presmeruj
+    preusmjeri alih đổi अनुप्रेषित पुनर्प्रेषित"""
+_REDIRECT = re.compile(rf"\s*#\s*(?:{'|'.join(_REDIRECT_WORDS.split())})\b", re.IGNORECASE)
 
 
 def pieces(source: WikipediaSource, cache: Path) -> list[Piece]:
-    """One piece per file."""
-    return file_pieces(source.path, cache)
+    """One piece per dump file."""
+    return file_pieces(source.path, cache, lists=True, root=source.path_root, max_files=source.max_files)
 
 
 def read(source: WikipediaSource, piece: Piece, notes: Counter[str]) -> Iterator[Document | Drop]:
-    """Articles (namespace 0) as wikitext documents; redirects and other namespaces are drops."""
+    """Articles (namespace 0) as wikitext documents; redirects, other namespaces and damaged pages are drops."""
     for file in open_piece(piece):
         notes["files"] += 1
-        pages = 0
+        found, why = 0, ""
+        damaged: list[str] = []
         try:
-            with file.open_unpacked() as stream:
-                for page in _pages(stream, file, source):
-                    pages += 1
-                    yield page
-        except (ElementTree.ParseError, OSError, EOFError) as error:
-            reason = "damaged dump: the rest of the file could not be read" if pages else "not a readable XML dump"
-            yield Drop(f"{file.name}#{pages + 1}", "read", reason, f"{file.where}: {error}")
+            with _open(file, damaged) as stream:
+                site = Site()
+                for page in _pages(stream):
+                    if isinstance(page, Site):
+                        site = _named(page, file.name)
+                        continue
+                    found += 1
+                    yield _fate(page, f"{file.name}#{found}", file, source, site)
+        except UNPACK_ERRORS as error:
+            why = str(error) or type(error).__name__
+        if why or damaged or not found:
+            reason = "damaged dump: the rest of the file could not be read" if found else "not a readable XML dump"
+            if damaged and not why and found:
+                reason = "damaged dump: a part of the file could not be read"
+            told = "; ".join([*damaged[:5], *([why] if why else [])]) or "it holds no <page>"
+            yield Drop(f"{file.name}#{found + 1}", "read", reason, f"{file.where}: {told}")
+
+
+def _open(file: Input, damaged: list[str]) -> IO[bytes]:
+    """The dump's XML. bzip2 is unpacked stream by stream, so that one that is broken leaves the others whole."""
+    raw: Any = file.open()
+    if not hasattr(raw, "peek"):
+        raw = io.BufferedReader(raw)
+    if bytes(raw.peek(3)[:3]) == b"BZh":
+        return io.BufferedReader(Bzip2Streams(raw, damaged), _CHUNK)  # type: ignore[type-var]
+    return unpack(raw, file.where)
+
+
+@dataclass(frozen=True)
+class Site:
+    """What a dump says of itself, as far as documents need it."""
+
+    language: str = ""
+    database: str = ""
+    base: str = ""  # of page addresses
+    namespaces: tuple[str, ...] = ()  # how files and categories are called
+
+
+def _pages(stream: Any) -> Iterator[str | Site]:
+    """The dump's `Site`, and then the XML of page after page; what lies between two pages is no page's."""
+    start = stream.read(_CHUNK)
+    decoder = codecs.getincrementaldecoder(_encoding(start))("replace")
+    text, is_first, at_end = decoder.decode(start), True, False
+    while True:
+        opening = _PAGE.search(text)
+        if opening is None:
+            if at_end:
+                return
+            # siteinfo has a few kB; of anything else only what may be the beginning of a tag is still needed
+            text = text if is_first and len(text) < 10 * _CHUNK else text[-200:]
         else:
-            if not pages:
-                yield Drop(f"{file.name}#1", "read", "not a readable XML dump", f"{file.where}: it holds no <page>")
+            if is_first:
+                yield _site(text[: opening.start()])
+                is_first = False
+            end = text.find("</page>", opening.end())
+            # A page that begins before the last one ended: that one was cut off.
+            another = _PAGE.search(text, opening.end(), end if end >= 0 else len(text))
+            if another is not None:
+                yield text[opening.start() : another.start()]
+                text = text[another.start() :]
+                continue
+            if end >= 0:
+                yield text[opening.start() : end + len("</page>")]
+                text = text[end + len("</page>") :]
+                continue
+            if at_end or len(text) > MAX_PAGE_CHARS:
+                yield text[opening.start() :]
+                if at_end:
+                    return
+                text = ""
+        block = stream.read(_CHUNK)
+        at_end = not block
+        text += decoder.decode(block, at_end)
 
 
-def _pages(stream: Any, file: Input, source: WikipediaSource) -> Iterator[Document | Drop]:
-    base, database = "", ""
-    dropped_namespaces: set[str] = set()
-    root: ElementTree.Element | None = None
-    for event, element in ElementTree.iterparse(stream, events=("start", "end")):
-        if event == "start":
-            root = element if root is None else root
-            continue
-        tag = element.tag.rpartition("}")[2]
-        if tag == "base":
-            base = (element.text or "").rpartition("/")[0]
-        elif tag == "dbname":
-            database = element.text or ""
-        elif tag == "namespace" and element.get("key") in _FILE_AND_CATEGORY and element.text:
-            dropped_namespaces.add(element.text.lower())
-        elif tag == "page":
-            yield _page(element, file, source, base, database, dropped_namespaces)
-            if root is not None:
-                root.clear()  # what was read is forgotten: memory stays that of one page
+def _encoding(start: bytes) -> str:
+    """XML's rules: a byte order mark, else what the declaration says, else UTF-8."""
+    if start.startswith(codecs.BOM_UTF8):
+        return "utf-8-sig"
+    if start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return "utf-16"
+    if start.startswith((b"<\0", b"\0<")):
+        return "utf-16-le" if start[:1] == b"<" else "utf-16-be"
+    declared = re.match(rb"\s*<\?xml[^>]*encoding\s*=\s*[\"']([\w.-]+)", start[:200])
+    try:
+        return codecs.lookup(declared[1].decode()).name if declared else "utf-8"
+    except LookupError:
+        return "utf-8"
 
 
-def _page(
-    page: ElementTree.Element, file: Input, source: WikipediaSource, base: str, database: str, dropped: set[str]
-) -> Document | Drop:
+def _site(header: str) -> Site:
+    find = lambda pattern: (re.search(pattern, header) or ["", ""])[1]  # noqa: E731
+    names = re.findall(r'<namespace key="(-?\d+)"[^>]*>([^<]+)</namespace>', header)
+    return Site(
+        find(r'<mediawiki[^>]*xml:lang="([a-z]{2,3})'),
+        find(r"<dbname>([^<]*)</dbname>"),
+        find(r"<base>([^<]*)</base>").rpartition("/")[0],
+        tuple(sorted(name.lower() for key, name in names if key in _FILE_AND_CATEGORY)),
+    )
+
+
+def _named(site: Site, file_name: str) -> Site:
+    """The file's name knows better of which wiki a dump is: what was cut out of one often has another's head."""
+    found = _DATABASE.match(file_name.rpartition("/")[2])
+    if found is None or found[1] == site.database:
+        return site
+    base = f"https://{found[2].replace('_', '-')}.wikipedia.org/wiki" if found[3] == "wiki" else site.base
+    return replace(site, database=found[1], base=base)
+
+
+def _fate(xml: str, place: str, file: Input, source: WikipediaSource, site: Site) -> Document | Drop:
+    if len(xml) > MAX_PAGE_CHARS:
+        return Drop(place, "read", "larger than a page can be (50 million characters)", xml[:300], len(xml))
+    try:
+        page = ElementTree.fromstring(_OLD_REVISIONS.sub("", xml))
+    except ElementTree.ParseError as error:
+        try:
+            page = ElementTree.fromstring(_NO_XML.sub("", xml))  # control characters, which no XML may hold
+        except ElementTree.ParseError:
+            return Drop(place, "read", "damaged page", f"{file.where}: {error}: {xml[:150]}", len(xml))
     fields = {element.tag.rpartition("}")[2]: element for element in page.iter()}
     get = lambda name: (fields[name].text or "") if name in fields else ""  # noqa: E731
     title, text = get("title"), get("text")
-    id = f"{database or 'wiki'}:{title}"
-    if "redirect" in fields or re.match(r"\s*#\s*redirect\b", text, re.IGNORECASE):
-        return Drop(id, "read", "redirect", text[:200], len(text.encode()))
-    if (namespace := get("ns")) not in ("0", ""):
-        return Drop(id, "read", f"not an article (namespace {namespace})", text[:200], len(text.encode()))
+    id = f"{site.database or 'wiki'}:{title}"
+    size = len(text.encode("utf-8", "surrogatepass"))
+    if "redirect" in fields or _REDIRECT.match(text):
+        return Drop(id, "read", "redirect", text[:200], size)
+    if (namespace := get("ns")) not in _ARTICLES:
+        return Drop(id, "read", f"not an article (namespace {namespace})", text[:200], size)
+    if (model := get("model")) not in ("", "wikitext"):
+        return Drop(id, "read", f"not wikitext ({model})", text[:200], size)
     if not text.strip():
         return Drop(id, "read", "empty page", title)
-    url = f"{base}/{quote(title.replace(' ', '_'))}" if base else ""
+    url = f"{site.base}/{quote(title.replace(' ', '_'))}" if site.base else ""
     license = source.license or file.license or LICENCE
-    # The extraction step runs in another process and sees the document only: the namespace names travel in front.
-    content = f"{_NAMESPACES_MARK}{'|'.join(sorted(dropped))}\x00{title}\x00{text}"
-    return Document(id, url, license, content, "wikitext")
-
-
-# ---------------------------------------------------------------- wikitext -> prose (runs in the workers)
-
-_DROPPED_TAGS = {
-    "ref", "references", "gallery", "table", "math", "timeline", "imagemap", "score", "chem", "hiero", "templatestyles",
-    "mapframe", "graph", "section", "indicator", "inputbox", "categorytree", "style", "script",
-}  # fmt: skip
-_TABLE = re.compile(r"\{\|(?:(?!\{\||\|\}).)*?\|\}", re.DOTALL)
-_EMPTY_BRACKETS = re.compile(r"\s*[(\[][\s,;:/–-]*[)\]]")
-_INTERWIKI = re.compile(r"[a-z]{2,3}(?:-[a-z-]+)?")
-
-
-def prose_of(content: str) -> str:
-    """Prose of an article as `read` packed it: no templates, tables, references, files, categories; headings stay.
-
-    Sections that are empty without them go too.
-    """
-    namespaces, title, wikitext = content.removeprefix(_NAMESPACES_MARK).split("\x00", 2)
-    out: list[str] = []
-    # Innermost tables first: tables are the most expensive thing for the parser, and nothing of them is kept.
-    while (shorter := _TABLE.sub("", wikitext)) != wikitext:
-        wikitext = shorter
-    _walk(
-        mwparserfromhell.parse(wikitext, skip_style_tags=True).nodes,
-        _KNOWN_NAMESPACES.union(namespaces.split("|")),
-        out,
-    )
-    return _tidy(f"{title}\n\n{''.join(out)}")
-
-
-def _walk(nodes: Iterable[Any], namespaces: frozenset[str], out: list[str]) -> None:
-    for node in nodes:
-        if isinstance(node, wiki.Text):
-            out.append(node.value)
-        elif isinstance(node, wiki.Wikilink):
-            _link(node, namespaces, out)
-        elif isinstance(node, wiki.Tag):
-            _tag(node, namespaces, out)
-        elif isinstance(node, wiki.Heading):
-            out.append(f"\n\n{_HEADING}{node.title.strip_code().strip()}\n\n")
-        elif isinstance(node, wiki.ExternalLink):
-            if node.title is not None:
-                _walk(node.title.nodes, namespaces, out)
-        elif isinstance(node, wiki.HTMLEntity):
-            out.append(_entity(node))
-        elif isinstance(node, wiki.Template):
-            _template(node, namespaces, out)
-        # comments and template arguments: nothing to read
-
-
-def _link(node: wiki.Wikilink, namespaces: frozenset[str], out: list[str]) -> None:
-    title = str(node.title).strip()
-    prefix, colon, _ = title.partition(":")
-    if colon and (prefix.lower() in namespaces or _INTERWIKI.fullmatch(prefix)):
-        return
-    if node.text is not None:
-        _walk(node.text.nodes, namespaces, out)
-    else:
-        out.append(title.removeprefix(":"))
-
-
-def _tag(node: wiki.Tag, namespaces: frozenset[str], out: list[str]) -> None:
-    name = str(node.tag).strip().lower()
-    if name in _DROPPED_TAGS:
-        return
-    if name == "br":
-        out.append("\n")
-    elif name == "li" and node.wiki_markup:
-        out.append("* ")
-    elif node.contents is not None and not node.self_closing:
-        _walk(node.contents.nodes, namespaces, out)
-
-
-def _template(node: wiki.Template, namespaces: frozenset[str], out: list[str]) -> None:
-    """A few templates stand for words inside a sentence; all others are dropped."""
-    name = str(node.name).strip().lower()
-    values = [param.value for param in node.params if not param.showkey]
-    if name == "lang" and len(values) >= 2:
-        _walk(values[1].nodes, namespaces, out)
-    elif (name.startswith("lang-") or name in ("nowrap", "transl", "nobold")) and values:
-        _walk(values[-1].nodes, namespaces, out)
-    elif name in ("convert", "cvt") and len(values) >= 2:
-        out.append(f"{str(values[0]).strip()} {str(values[1]).strip()}")
-
-
-def _entity(node: wiki.HTMLEntity) -> str:
-    try:
-        text = str(node.normalize())
-    except (ValueError, OverflowError):
-        return ""
-    return " " if text == "\xa0" else text
-
-
-_HEADING = "\x01"  # marks heading lines until empty sections are gone
-
-
-def _tidy(text: str) -> str:
-    text = _EMPTY_BRACKETS.sub("", text.replace("'''", "").replace("''", ""))
-    lines = [re.sub(r"[ \t]+", " ", line).strip() for line in text.split("\n")]
-    lines = [line for line in lines if not re.fullmatch(r"(?:[*:;#]+|__[A-Z]+__|\{\{|\}\}|\|\}?)", line)]
-    kept: list[str] = []
-    for place, line in enumerate(lines):
-        if line.startswith(_HEADING):
-            following = next((other for other in lines[place + 1 :] if other), _HEADING)
-            # A heading with nothing but another heading below it had only templates or tables. (A heading directly
-            # above a sub-heading goes as well: the sub-heading says what the text is about.)
-            if following.startswith(_HEADING):
-                continue
-            line = line.removeprefix(_HEADING)
-        kept.append(line)
-    return re.sub(r"\n{3,}", "\n\n", "\n".join(kept)).strip()
+    content = packed(title, text, site.namespaces, with_tables=source.tables == "text")
+    metadata = {"title": title} | ({"wiki": site.database} if site.database else {})
+    # The language is left to its step: articles quote others, and small wikis hold pages in larger languages.
+    return Document(id, url, license, content, "wikitext", "", get("timestamp"), metadata)
