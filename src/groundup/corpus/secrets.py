@@ -101,7 +101,7 @@ def _vendor_keys(text: str) -> Iterator[Secret]:
             continue
         for match in pattern.finditer(text):
             value = match[0].rpartition(":")[2] if kind == "url_password" else match[0]
-            if _PLACEHOLDER.search(value) or len(set(value)) < 4 or (kind == "url_password" and _is_word(value)):
+            if _PLACEHOLDER.search(value) or len(set(value)) < 4 or (kind == "url_password" and _is_plain_word(value)):
                 continue
             yield Secret(kind, match.end() - len(value), match.end())
 
@@ -110,9 +110,10 @@ def _vendor_keys(text: str) -> Iterator[Secret]:
 
 _PASSWORDS = ("passw", "pwd", "passphrase")
 _KEYS = ("secret", "token", "apikey", "api_key", "api-key", "access_key", "accesskey", "credential",
-         "auth_key", "private_key", "privatekey", "encryption_key", "signing_key", "account_key", "client_key", "signature_key",
+         "auth_key", "private_key", "privatekey", "encryption_key", "signing_key", "account_key",
+         "client_key", "signature_key",
          "master_key", "license_key")  # fmt: skip
-# The rest of the name; a closing quote or bracket; a type; `=`, `:`, `=>`, `:=` or a comma in a call such as setdefault.
+# The rest of the name; a closing quote or bracket; a type; `=`, `:`, `=>`, `:=` or a comma.
 _VALUE = re.compile(
     r"(?P<rest>[\w.-]{0,40})[\"'`\])]{0,3}[ \t]*(?::[ \t]*(?:str|string|String|&str|&'static str|bytes)[ \t]*)?"
     r"(?P<sign>=>|:=|==?|!=|:|,|[ \t](?=[\"']))[ \t]*(?:[A-Za-z]{1,2}(?=[\"']))?"
@@ -174,6 +175,12 @@ def _is_password(value: str, match: re.Match[str], text: str, place: int) -> boo
     return True
 
 
+def _is_plain_word(value: str) -> bool:
+    return (value.isalpha() and (value.islower() or value.isupper() or value.istitle())) or bool(
+        _PASSWORD_WORDS.fullmatch(value)
+    )
+
+
 def _is_word(value: str) -> bool:
     """Letters, with the marks that names have: `passwd_input`, `user.password`, `correct-horse`."""
     return re.fullmatch(r"[A-Za-z_.:/\-]+", value) is not None
@@ -185,18 +192,23 @@ def _mixes(value: str) -> bool:
 
 def _is_random(value: str) -> bool:
     """Twelve characters or more that no name or sentence has: digits among letters, and many different ones."""
-    if len(value) < 12 or re.search(r"\s", value) or not _mixes(value):
+    if len(value) < 12 or re.search(r"\s", value):
         return False
-    if re.match(r"https?://|/|\./|[\w.-]+@|\d{4}-\d\d-\d\d|urn:|\$", value):
+    if not _mixes(value):
+        return len(value) >= 20 and _is_jumbled(value)
+    if re.match(r"https?://|/[a-z]|\./|[\w.-]+@|\d{4}-\d\d-\d\d|urn:|\$", value):
         return False
     parts = [part for part in re.split(r"[_.:/-]", value) if part]
-    if (
-        len(parts) > 1
-        and sum(part.isalpha() or part.isdigit() for part in parts) >= len(parts) - 1
-        and max(map(len, parts)) < 16
-    ):
+    plain = sum(part.isdigit() or _is_plain_word(part) for part in parts)
+    if len(parts) > 1 and plain >= len(parts) - 1 and max(map(len, parts)) < 16:
         return False  # words and numbers: `token_type_ids_2`, `sha256-digest-1`
     return entropy(value) >= (2.8 if re.fullmatch(r"[0-9a-fA-F-]+", value) else 3.2)
+
+
+def _is_jumbled(value: str) -> bool:
+    """Letters only, in a mixture of small and capital that no CamelCase has."""
+    capitals = sum(character.isupper() for character in value) / len(value)
+    return 0.25 <= capitals <= 0.75 and value.isalnum() and not re.search(r"[a-z]{7}|[A-Z]{7}", value)
 
 
 def entropy(text: str) -> float:

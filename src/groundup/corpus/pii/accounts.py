@@ -52,13 +52,23 @@ def ibans(text: str, start: int, end: int) -> Iterator[Span]:
 # ---------------------------------------------------------------- cards (ISO/IEC 7812)
 
 _CARD = re.compile(r"(?<![\w.+-])[0-9](?:[ \u00a0-]?[0-9]){11,18}(?![\w-]|\.[0-9])")
+_GROUP_BEFORE = re.compile(r"\b[A-Z]{2}[0-9]{2}[ -]$")
 _CARD_WORD = re.compile(
     r"(?:card|carte|karte|tarjeta|cart[ãa]o|carta\b|kaart|kort\b|\bkart|カード|卡|\bcc\b|\bcredit|\bvisa|\bmastercard|\bmaestro|"
     r"\bamex)[^\n]{0,30}$",
     re.I,
 )
-_CARD_HEAD = re.compile(
-    r"4|5[0-8]|6(?:011|4[4-9]|5|[0379])|2(?:22[1-9]|2[3-9]|[3-6]|7[01]|720|014|149|131)|3[045678]|1800|62"
+# What issuers' numbers begin with, and how long they are.
+_CARD_HEADS = tuple(
+    (re.compile(head), sizes)
+    for head, sizes in (
+        ("4", (13, 16, 19)),  # Visa
+        ("5[1-5]|222[1-9]|22[3-9]|2[3-6]|27[01]|2720", (16,)),  # Mastercard
+        ("3[47]|2014|2149|2131|1800", (15,)),  # American Express, enRoute, the old JCB
+        ("30[0-5]|309|3[689]", (14, 16, 17, 18, 19)),  # Diners Club
+        ("35|6011|64[4-9]|65|62|60|81|82", (16, 17, 18, 19)),  # JCB, Discover, UnionPay, RuPay
+        ("50|5[6-8]|6[0379]", (13, 14, 15, 16, 17, 18, 19)),  # Maestro
+    )
 )
 
 
@@ -68,9 +78,11 @@ def cards(text: str, start: int, end: int) -> Iterator[Span]:
         digits = re.sub(r"\D", "", match[0])
         if len(set(digits)) < 2 or not luhn(digits) or not _is_grouped(match[0]):
             continue
+        if _GROUP_BEFORE.search(text, max(0, match.start() - 6), match.start()):
+            continue  # the groups of an account number
         # One number in ten passes Luhn's check: it takes a card's first digits and length too, or a word in front.
         is_announced = _CARD_WORD.search(text[max(0, match.start() - 40) : match.start()]) is not None
-        if is_announced or (len(digits) > 12 and _CARD_HEAD.match(digits)):
+        if is_announced or any(len(digits) in sizes and head.match(digits) for head, sizes in _CARD_HEADS):
             yield match.span()
 
 

@@ -58,7 +58,8 @@ _FLAT = re.compile(  # any street, where a flat or a suite is named behind it
     rf"(?:Apt|Apartment|Suite|Ste)\.? #?[0-9A-Z][\w-]{{0,5}}{_TOWN}"
 )
 _BOX = re.compile(
-    r"(?<!\w)(?:P\.? ?O\.? Box|Post(?:fach|bus|boks) |Apartado(?: de Correos)?|Casilla|(?:PSC|Unit|CMR) [0-9]{1,5},? Box) ?"
+    r"(?<!\w)(?:P\.? ?O\.? Box|Post(?:fach|bus|boks) |Apartado(?: de Correos)?|Casilla|"
+    r"(?:PSC|Unit|CMR) [0-9]{1,5},? Box) ?"
     r"[0-9]{1,6}(?:[,\n ]{1,3}(?:APO|FPO|DPO) A[AEP] [0-9]{5})?",
     re.I,
 )

@@ -100,7 +100,7 @@ SHAPES: tuple[tuple[str, tuple[Scheme, ...]], ...] = (
         ),
     ),
     (r"\d{1,2}\.\d{3}\.\d{3}-[\dK]", (_scheme("CL RUT", checks.cl_rut),)),
-    (r"\d{7,8}-[\dK]", (_scheme("CL RUT", checks.cl_rut, r"rut|run\b"),)),
+    (r"\d{7,8}-[\dK]", (_scheme("CL RUT", checks.cl_rut, r"rut|run\b"), _scheme("ES DNI", checks.es_dni))),
     (r"\d{2}\.\d{3}\.\d{3}[ -]?[A-Z]|\d{8}[ -]?[A-Z]", (_scheme("ES DNI", checks.es_dni),)),
     (r"\d{7}[A-W][A-IW]?", (_scheme("IE PPS", checks.ie_pps),)),
     (r"\d{6}[-+A-FU-Y]\d{3}[0-9A-FHJ-NPR-Y]", (_scheme("FI identity code", checks.fi_hetu),)),
@@ -133,13 +133,20 @@ _ANY = re.compile(
     r"(?<![\w.+/@#-])(?:" + "|".join(f"({shape})" for shape, _ in SHAPES) + r")(?![\w@]|[-./+][A-Za-z0-9])", re.A
 )
 _SCHEMES = tuple(schemes for _, schemes in SHAPES)
+# Three groups of four with a group before or behind them are a piece of a card's or an account's number.
+_GROUPS = re.compile(r"\d{4}[ -]\d{4}[ -]\d{4}")
+_GROUP_BEFORE, _GROUP_AFTER = re.compile(r"[0-9A-Z]{4}[ -]$"), re.compile(r"[ -][0-9]{2,4}\b")
 _SEPARATORS = str.maketrans("", "", " .-/+()")
 
 
 def national_ids(text: str, start: int, end: int) -> Iterator[tuple[int, int, str]]:
     """(start, end, the scheme's name) of every national number between `start` and `end`."""
     for match in _ANY.finditer(text, start, end):
-        if scheme := _scheme_of(match, text):
+        is_part = _GROUPS.fullmatch(match[0]) and (
+            _GROUP_BEFORE.search(text, max(0, match.start() - 5), match.start())
+            or _GROUP_AFTER.match(text, match.end())
+        )
+        if not is_part and (scheme := _scheme_of(match, text)):
             yield *match.span(), scheme.name
 
 

@@ -18,10 +18,8 @@ _EXAMPLE_DOMAIN = re.compile(
     r"(?:^|\.)(?:example|invalid|test|localhost|local)$|(?:^|\.)example\.(?:com|org|net|edu)$", re.I
 )
 _NOT_PEOPLE = {"git", "svn", "hg"}  # git@github.com:owner/name is a place
-_FILE_ENDINGS = frozenset(
-    ("py", "js", "mjs", "ts", "css", "scss", "json", "txt", "html", "md", "xml", "yaml", "yml", "so", "dll", "exe")
-    + ("png", "jpg", "jpeg", "gif", "svg", "webp", "zip", "gz", "whl")
-)
+_CODE_ENDINGS = ("py", "js", "mjs", "ts", "css", "scss", "json", "txt", "html", "md", "xml", "yaml", "yml", "so", "exe")
+_FILE_ENDINGS = frozenset((*_CODE_ENDINGS, "dll", "png", "jpg", "jpeg", "gif", "svg", "webp", "zip", "gz", "whl"))
 
 
 def emails(text: str) -> Iterator[Span]:

@@ -7,20 +7,21 @@ from collections.abc import Iterator
 
 from groundup.corpus.pii.network import Span
 
-_GAP = r" \u00a0\u2009\u202f\u2010\u2011\u2013\t()./-"  # blanks and dashes as typesetters put them, too
+_GAP = r" \u00a0\u2009\u202f\u2010\u2011\u2013()./-"  # blanks and dashes as typesetters put them, too
 _PHONE = re.compile(
     rf"(?<![\w.@#/$€£¥%+-])(?:\+|\(?\+?[0-9])[0-9{_GAP}]{{5,24}}[0-9](?:\s?(?:x|ext\.?|#)\s?[0-9]{{1,6}})?"
     r"(?![\w%@€£$¥]|[.,:/-][0-9]|\s?(?:%|€|EUR|USD|dollars))"
 )
 _EXTENSION = re.compile(r"\s?(?:x|ext|#)")
 _PHONE_WORD = re.compile(
-    r"(?:\bphones?|\btel(?:e(?:phone|fon|fono|fone)?|éfono)?\b|teléfono|téléphone|telefon|\bmobile?|\bmóvil|\bcell|\bcelular|"
-    r"cellulare|\bportable|\bfax|\bcall(?:ing)?\b|\bdial|\bring\b|\btext\b|\bwhatsapp|\bcontact|\bhandy\b|\breach\b|"
-    r"\banswering\b|\bdesk\b|\boffice\b|\bhome\s*:|\bwork\s*:|\brufen|\bappel|\bllam|\bchiam|\bligue|\bkomórk|\bzadzwo|\bring|"
-    r"\bbel(?:len)?\b|電話|携帯|电话|手机|전화|फ़ोन|फोन|тел|\bнаберите|receiving\s+messages\s+to|\bregistered)[^\n0-9]{0,40}$",
+    r"(?:\bphones?|\bt[ée]l\b|\btel[eé]?[fp][oó]\w+|\btéléphone|\bmobile?|\bmóvil|\bcell|\bcelular|\bportable|\bfax|"
+    r"\bcall(?:ing)?\b|\bdial|\bring\b|\btext\b|\bwhatsapp|\bcontact|\bhandy\b|\breach\b|\banswering\b|\bdesk\b|"
+    r"\boffice\b|\bhome\s*:|\bwork\s*:|\brufen|\bappel|\bllam|\bchiam|\bligue|\bkomórk|\bzadzwo|\bbel(?:len)?\b|電話|携帯|"
+    r"电话|手机|फ़ोन|फोन|\bтел|messages\s+to|\bregistered)[^\n0-9]{0,40}$",
     re.I,
 )
 _DATE = re.compile(r"\(?(?:(?:19|20)\d\d[-/. ][01]?\d[-/. ][0-3]?\d|[0-3]?\d[-/. ][0-3]?\d[-/. ](?:19|20)\d\d)\b")
+_CHAIN = re.compile(r"(?:\b[0-9A-Z]{4}[ \u00a0-]){2}$")  # the groups of an account number go on
 _YEARS = re.compile(r"(?:1[5-9]|20)\d\d\s?[-\u2013/]\s?(?:1[5-9]|20)\d\d")
 
 # What a country's numbers look like without a word or a `+`. Blanks, dashes and dots are one class here: the gaps were
@@ -55,6 +56,8 @@ def phones(text: str, start: int, end: int) -> Iterator[Span]:
         if not 7 <= len(digits) <= 15 or len(set(digits)) <= 2 or _DATE.match(number) or _YEARS.match(number):
             continue
         before = text[max(0, match.start() - 60) : match.start()]
+        if _CHAIN.search(before):
+            continue
         if _is_phone(number, digits, is_announced=_PHONE_WORD.search(before) is not None):
             yield match.span()
 
@@ -70,4 +73,6 @@ def _is_phone(number: str, digits: str, *, is_announced: bool) -> bool:
     if _NATIONAL.fullmatch(spaced) is None:
         return False
     is_trunk = digits[0] == "0"
+    if number.count(".") > 2 and not is_trunk:
+        return False  # four numbers between dots: an address or a version
     return not is_trunk or (9 <= len(digits) <= 12 and spaced != digits)
