@@ -78,25 +78,25 @@ class Runner:
             queue = again
 
     def _last_attempt(self, task: Task) -> Done:
+        """Alone, as beside others it may have died of their hunger for memory; then without what kills it."""
         outcome = self._one(task)
-        if isinstance(outcome, Failure) and outcome.kind != "error":
-            documents = task.hints.get("documents")
-            if documents is None:
-                raise UserError(
-                    f"{task.step} of {task.name} ended {ATTEMPTS} times without a result: {outcome.what}",
-                    where=str(task.root),
-                    fix="look for a lack of memory (fewer `workers`, smaller `shard_bytes`); finished work is kept",
-                    exit_code=EXIT_FAILED,
-                )
-            killers = self._killers(task, int(documents))
-            names = ", ".join(str(number) for number in killers)
-            self.console.warn(f"{task.step} of {task.name}: left out what kills its process (document {names})")
-            task = replace(task, without=tuple(killers))
+        documents = task.hints.get("documents")
+        if isinstance(outcome, Failure) and outcome.kind != "error" and documents:
+            if killers := self._killers(task, int(documents)):
+                names = ", ".join(str(number) for number in killers)
+                self.console.warn(f"{task.step} of {task.name}: left out what kills its process (document {names})")
+                task = replace(task, without=tuple(killers))
             outcome = self._one(task)
-        if isinstance(outcome, Failure):
+        if not isinstance(outcome, Failure):
+            return done_from(task, outcome)
+        if outcome.kind == "error":
             raise_failure(task, outcome)
-            raise AssertionError
-        return done_from(task, outcome)
+        raise UserError(
+            f"{task.step} of {task.name} ended {ATTEMPTS} times without a result: {outcome.what}",
+            where=str(task.root),
+            fix="look for a lack of memory (fewer `workers`, smaller `shard_bytes`); finished work is kept",
+            exit_code=EXIT_FAILED,
+        )
 
     def _one(self, task: Task) -> Outcome:
         return next(outcome for _, outcome in self.run([task]))
@@ -110,20 +110,19 @@ class Runner:
             for first, last in ranges:
                 middle = (first + last) // 2
                 halves += [(first, middle), (middle, last)] if last - first > 1 else [(first, last)]
-            trials = [replace(task, only=(first, last)) for first, last in halves]
-            ranges = []
-            for number, outcome in self.run(trials):
-                shutil.rmtree(trials[number].folder, ignore_errors=True)
-                if not isinstance(outcome, Failure):
-                    continue
-                if outcome.kind == "error":
-                    raise_failure(task, outcome)
-                first, last = halves[number]
-                if last - first > 1:
-                    ranges.append((first, last))
-                elif isinstance(second := self._one(trials[number]), Failure) and second.kind != "error":
-                    killers.append(first)
-                shutil.rmtree(trials[number].folder, ignore_errors=True)
+            trials = [replace(task, only=half) for half in halves]
+            ended = [(halves[number], outcome) for number, outcome in self.run(trials)]
+            ranges, suspects = [], []
+            for half, outcome in sorted(ended, key=lambda one: one[0]):
+                if isinstance(outcome, Failure):
+                    if outcome.kind == "error":
+                        raise_failure(task, outcome)
+                    (ranges if half[1] - half[0] > 1 else suspects).append(half)
+            # A lone document is asked twice: its first process may have been ended by somebody else.
+            again = [replace(task, only=suspect) for suspect in suspects]
+            killers += [suspects[number][0] for number, outcome in self.run(again) if isinstance(outcome, Failure)]
+            for trial in trials:
+                shutil.rmtree(trial.folder, ignore_errors=True)
         return sorted(killers)
 
     def _look_at(self, done: Done) -> None:
