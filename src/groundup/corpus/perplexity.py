@@ -88,7 +88,8 @@ def train(
     begin = np.full(order - 1, _BEGIN, np.uint64)
     stream = np.concatenate([part for piece in pieces if len(piece) for part in (begin, piece)])
     fewest = fewest or (2 if total >= 2_000_000 else 1)
-    model = NgramModel(tuple(_levels(stream, order, fewest)), len(np.unique(stream)), total, language)
+    vocabulary = len(np.unique(stream[stream != _BEGIN])) + 1
+    model = NgramModel(tuple(_levels(stream, order, fewest)), vocabulary, total, language)
     _write(model, folder)
     return model
 

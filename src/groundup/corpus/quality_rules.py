@@ -84,9 +84,9 @@ RULES: tuple[Rule, ...] = (
 FEWEST_WORDS: dict[Media, int] = {"docs": 20, "dialogue": 3}  # where a short text is nothing bad
 FEWEST_CODE_LINES = 3
 
-# Gopher's bounds were set for English, whose mean word in the Universal Declaration of Human Rights has 5 letters. Where
-# that same text comes near a bound (3.1 in Korean, 12.5 in Malayalam), the language has one of its own, about half as
-# much again; Thai and Lao end no sentence with a sign. What a recipe says itself stands.
+# Gopher's bounds were set for English, whose mean word in the Universal Declaration of Human Rights has 5 letters. In
+# languages where that text comes near a bound (3.1 in Korean, 12.5 in Malayalam) they are about half as much again.
+# Thai and Lao end no sentence with a sign. What a recipe says itself stands.
 LANGUAGE_BOUNDS: dict[str, dict[str, float | None]] = {
     "ko": {"min_mean_word_chars": 2.0},
     "th": {"min_punctuated_lines": None, "min_sentences": None},
