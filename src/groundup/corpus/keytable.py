@@ -79,6 +79,22 @@ def map_array(path: Path) -> NDArray[Any]:
     return array
 
 
+class ArrayFile:
+    """Runs of a one-dimensional .npy file, read one by one: of a mapped file every page once seen counts as memory."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("rb")
+        np.lib.format.read_magic(self._file)
+        _, _, self.dtype = np.lib.format.read_array_header_1_0(self._file)
+        self._begin = self._file.tell()
+
+    def read(self, first: int, last: int) -> NDArray[Any]:
+        size = self.dtype.itemsize
+        return np.frombuffer(
+            os.pread(self._file.fileno(), (last - first) * size, self._begin + first * size), self.dtype
+        )
+
+
 def read_group(paths: Sequence[Path], group: Group) -> list[Table]:
     """For each table, its records of the group, copied into memory."""
     return [read_range(path, "key", group.low, group.high) for path in paths]

@@ -14,11 +14,11 @@ which finishes first.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +28,7 @@ from groundup.corpus.keytable import (
     EDGES,
     PAIRS,
     REPEATS,
+    ArrayFile,
     Group,
     Table,
     holds,
@@ -51,7 +52,7 @@ from groundup.corpus.near import (
 )
 from groundup.corpus.words import Hashes, mix
 
-_OPEN_SHARDS = 256  # shingle files mapped at a time
+_OPEN_SHARDS = 128  # whose two files are open at a time
 _HELD_DOCUMENTS = 512  # documents whose shingles stay in memory while a group is verified
 
 
@@ -141,12 +142,12 @@ def write_edges(
 
 
 class _Lookup:
-    """The shingles of any document, read from its shard's mapped file."""
+    """The shingles of any document, read from its shard's file."""
 
     def __init__(self, shards: Sequence[NearFiles], bases: Sequence[int]) -> None:
         self._shards = shards
-        self._bases = np.asarray(bases, np.int64)
-        self._open = lru_cache(maxsize=_OPEN_SHARDS)(self._map)
+        self._bases = list(bases)
+        self._open = lru_cache(maxsize=_OPEN_SHARDS)(self._files)
 
     def size(self, document: int) -> int:
         first, last, _ = self._place(document)
@@ -154,16 +155,17 @@ class _Lookup:
 
     def shingles(self, document: int) -> Hashes:
         first, last, values = self._place(document)
-        return np.array(values[first:last])
+        return values.read(first, last)
 
-    def _map(self, shard: int) -> tuple[NDArray[Any], NDArray[Any]]:
-        return map_array(self._shards[shard].offsets), map_array(self._shards[shard].shingles)
+    def _files(self, shard: int) -> tuple[ArrayFile, ArrayFile]:
+        return ArrayFile(self._shards[shard].offsets), ArrayFile(self._shards[shard].shingles)
 
-    def _place(self, document: int) -> tuple[int, int, NDArray[Any]]:
-        shard = int(np.searchsorted(self._bases, document, side="right")) - 1
-        row = document - int(self._bases[shard])
+    def _place(self, document: int) -> tuple[int, int, ArrayFile]:
+        shard = bisect_right(self._bases, document) - 1
+        row = document - self._bases[shard]
         offsets, values = self._open(shard)
-        return int(offsets[row]), int(offsets[row + 1]), values
+        first, last = offsets.read(row, row + 2).tolist()
+        return first, last, values
 
 
 # ---------------------------------------------------------------- who stays
