@@ -24,7 +24,7 @@ from groundup.workflow.processes import Processes, parse_processes, processes_of
 from groundup.workflow.run import Outcome, ReportBuilder, run_recipe
 from groundup.workflow.torchrun import Group, help_main
 
-IN_TABLE = ("trained_tokens", "disk_bytes", "memory_bytes", "seconds", "flops")
+IN_TABLE = ("trained_tokens", "disk_bytes", "memory_bytes", "seconds", "seconds_low", "seconds_high", "flops")
 
 
 def print_json(value: Any) -> None:

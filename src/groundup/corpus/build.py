@@ -32,6 +32,7 @@ from groundup.corpus.engines import open_engine
 from groundup.corpus.estimate import timing_report
 from groundup.corpus.funnel import Count, SourceFunnel, check_adds_up, funnel_report, merged, source_funnel_from_json
 from groundup.corpus.mixture import mixture_of
+from groundup.corpus.rates import remember
 from groundup.corpus.runner import Runner, timing_records, without_unused
 from groundup.corpus.settings import CorpusSettings
 from groundup.corpus.shards import read_rows
@@ -87,11 +88,10 @@ def run(settings: CorpusSettings, context: StageContext) -> StageResult:
         _phase(build, "write", "writing", plan.write_tasks(build.done, root))
         build.done["match"] = [one for one in runner.finished if one.task.step == "match"]
     result = _assemble(build)
-    records = timing_records(runner.finished)
-    write_json(
-        context.folder / "timing.json",
-        timing_report(records, cores=settings.workers or os.cpu_count() or 1, wall_seconds=time.monotonic() - started),
-    )
+    records, cores = timing_records(runner.finished), settings.workers or os.cpu_count() or 1
+    timing = timing_report(records, cores=cores, wall_seconds=time.monotonic() - started)
+    write_json(context.folder / "timing.json", timing)
+    remember(context.cache, {name: source.type for name, source in settings.sources.items()}, timing)
     if settings.keep_work:
         without_unused(root, runner.finished)
     else:

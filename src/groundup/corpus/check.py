@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from groundup.artifacts import StageContext
+from groundup.corpus.engines import default_workers
+from groundup.corpus.rates import foretell
 from groundup.corpus.settings import CorpusSettings, ExamFiles, ExamTasks
 from groundup.corpus.source_settings import PathSource, PythonCodeSource
 from groundup.corpus.sources.files import local_files
@@ -12,9 +14,7 @@ from groundup.errors import Problem, UserError
 from groundup.packages import Package, is_package, split_spec
 from groundup.recipe import CheckReport
 
-# Raw megabytes per second on one core of the machine of docs/log.md, and text bytes per raw byte.
-_RATES = {"warc": (1.0, 0.3), "wikipedia": (0.8, 1.8), "dialogue": (0.4, 1.0)}
-_OTHER_RATE = (2.5, 1.0)
+DOWNLOAD_BYTES_PER_SECOND = 10e6
 _PACKAGE_BYTES = {
     "pywb": 0.8e6,
     "gensim": 1.7e6,
@@ -24,20 +24,17 @@ _PACKAGE_BYTES = {
 
 
 def check(settings: CorpusSettings, context: StageContext) -> CheckReport:
-    """Problems of every source and exam at once; facts: download_bytes, disk_bytes, seconds (a rough estimate)."""
+    """Problems of every source and exam at once; facts: download_bytes, and what rates.py foretells of the build."""
     problems: list[Problem] = []
     packages: dict[str, Package] = {}
-    seconds = disk_bytes = 0.0
+    parts: list[tuple[str, float, float | None]] = []
     for source in settings.sources.values():
         raw = 2e6
         if isinstance(source, PathSource):
             raw = _size_of(source.path, problems, packages)
         elif isinstance(source, PythonCodeSource):
             raw = float(source.max_bytes or 60e6)
-        rate, growth = _RATES.get(source.type, _OTHER_RATE)
-        text = min(raw * growth, source.max_bytes or float("inf"))
-        seconds += raw / 1e6 / rate + text / 1e6 / 3.0  # its own steps, and the steps across sources
-        disk_bytes += 2 * text
+        parts.append((source.type, raw, source.max_bytes))
     for exam in settings.decontaminate:
         if isinstance(exam, ExamFiles):
             _size_of(exam.path, problems, packages)
@@ -56,14 +53,12 @@ def check(settings: CorpusSettings, context: StageContext) -> CheckReport:
         except UserError as error:
             problems += error.problems
     absent = [one for one in packages.values() if not (context.cache / "packages" / one.file_name).is_file()]
-    facts = {
-        "sources": len(settings.sources),
-        "download_bytes": sum(one.bytes for one in absent),
-        "disk_bytes": round(disk_bytes),
-        "memory_bytes": round(2.5 * disk_bytes + 300e6),
-        "seconds": round(seconds + sum(one.bytes for one in absent) / 10e6, 1),
-    }
-    return CheckReport(facts, problems)
+    download = sum(one.bytes for one in absent)
+    cores = 1 if settings.workers == 0 else settings.workers or default_workers()
+    facts = foretell(parts, context.cache, cores=cores)
+    for name in ("seconds", "seconds_low", "seconds_high"):
+        facts[name] = round(facts[name] + download / DOWNLOAD_BYTES_PER_SECOND, 1)
+    return CheckReport({"sources": len(settings.sources), "download_bytes": download, **facts}, problems)
 
 
 def _size_of(spec: str, problems: list[Problem], packages: dict[str, Package]) -> float:

@@ -18,7 +18,8 @@ from groundup.plan.probe import Machine
 # measured: seconds that a stage takes before it does anything (imports of torch, reading, writing the model)
 START_SECONDS = {"train": 3.0, "light": 0.5}
 # measured: bytes of raw text per second and core through all corpus steps
-CORPUS_BYTES_PER_SECOND = 450_000.0
+CORPUS_BYTES_PER_SECOND = 1_000_000.0
+CORPUS_WORKER_BYTES = 260e6  # measured: one process with a shard; does not grow with the corpus
 TOKENIZER_BYTES_PER_SECOND = 4_000_000.0
 TOKENS_BYTES_PER_SECOND = 3_000_000.0
 BYTES_PER_TOKEN = 2.95  # measured: the demo's corpus with a vocabulary of 4,096
@@ -97,7 +98,8 @@ def _corpus(_settings: Any, facts: Facts) -> Estimate:
     """Raw bytes through extraction, language, quality and deduplication at a measured rate per core."""
     raw = facts.raw_bytes or 20e6
     seconds = START_SECONDS["light"] + raw / (CORPUS_BYTES_PER_SECOND * facts.machine.cores)
-    return _spread("corpus", seconds, facts, memory_bytes=4e8 + 6 * raw, disk_bytes=0.6 * raw)
+    memory = 200e6 + CORPUS_WORKER_BYTES * facts.machine.cores
+    return _spread("corpus", seconds, facts, memory_bytes=memory, disk_bytes=2 * raw)
 
 
 def _tokenizer(settings: Any, facts: Facts) -> Estimate:

@@ -87,8 +87,8 @@ def _with_facts(planned: Estimate, facts: Mapping[str, Any]) -> Estimate:
         ratio = seconds / planned.seconds
         changes |= {
             "seconds": float(seconds),
-            "seconds_low": planned.seconds_low * ratio,
-            "seconds_high": planned.seconds_high * ratio,
+            "seconds_low": _number(facts, "seconds_low") or planned.seconds_low * ratio,
+            "seconds_high": _number(facts, "seconds_high") or planned.seconds_high * ratio,
         }
     return replace(planned, **changes)  # type: ignore[arg-type]
 
