@@ -1,9 +1,11 @@
-"""Hashed words and n-grams as numpy arrays: what repetition rules, near-duplicates and decontamination all work on."""
+"""Hashes of words and of their n-grams, for word lists that were made elsewhere: what decontamination works on.
+
+Where a text is at hand, words.py hashes its words several times as fast.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import xxhash
@@ -40,22 +42,3 @@ def ngram_hashes(hashes: Hashes, n: int) -> Hashes:
             total = (total + hashes[offset : offset + count]) * _MULTIPLIER
             total ^= total >> np.uint64(29)
     return total
-
-
-def repeated(keys: Hashes) -> NDArray[np.bool_]:
-    """(len,) True where the same key stands earlier in the array."""
-    if not len(keys):
-        return np.zeros(0, bool)
-    _, first = np.unique(keys, return_index=True)
-    mask: Any = np.ones(len(keys), bool)
-    mask[first] = False
-    return mask  # type: ignore[no-any-return]
-
-
-def covered(starts: NDArray[np.bool_], n: int) -> NDArray[np.bool_]:
-    """(len + n - 1,) True for every word that lies in an n-gram marked by its start."""
-    edges = np.zeros(len(starts) + n, np.int64)
-    places = np.flatnonzero(starts)
-    np.add.at(edges, places, 1)
-    np.add.at(edges, places + n, -1)
-    return np.cumsum(edges)[:-1] > 0  # type: ignore[no-any-return]
