@@ -17,6 +17,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -128,7 +129,8 @@ class ExamIndex:
                     tokens, is_words = _symbols_of(kept[number].text), False
                     n = len(tokens)
                 self.lengths.append(len(tokens))
-                if n < MIN_SYMBOLS or (number != question and len(words[number]) < ngram):
+                is_empty = n < MIN_SYMBOLS or all(not token.isalpha() for token in tokens)
+                if is_empty or (number != question and len(words[number]) < ngram):
                     self.skipped += 1
                     continue
                 self.items += 1
@@ -211,7 +213,7 @@ class ExamIndex:
             with np.load(path, allow_pickle=False) as file:
                 arrays = {name: file[name] for name in file.files}
             record = json.loads(arrays.pop("record").tobytes())
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, EOFError, ValueError, KeyError, BadZipFile) as error:
             raise UserError(f"not an index of exams: {error}", where=str(path), fix="build the corpus again") from error
         if record["format"] != FORMAT:
             raise UserError("this index of exams has another format", where=str(path), fix="build the corpus again")
@@ -294,7 +296,7 @@ def add_hits(found: dict[str, Any], hits: Iterable[Hit], document_id: str) -> No
         row["examples"] = sorted([*row["examples"], document_id])[:MAX_EXAMPLES]
 
 
-def merge_hits(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
+def merge_hits(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
     """The list of two shards together; the order of merging does not matter."""
     merged: dict[str, Any] = json.loads(json.dumps(one))
     for exam, items in other.items():

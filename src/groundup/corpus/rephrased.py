@@ -301,7 +301,7 @@ class RephraseIndex:
             numbers_shared / number_total if number_total else 0.5,
             own_shared,
             jaccard,  # the margin where no other item is like it
-            float(min(np.count_nonzero(weights[~self.is_grammar[known]]), MAX_COUNTED_WORDS)),
+            float(min(int(np.count_nonzero(weights[~self.is_grammar[known]])), MAX_COUNTED_WORDS)),
         ]
         coefficients = CODE_COEFFICIENTS if self.is_code[item] else TEXT_COEFFICIENTS
         if _probability(coefficients, signals) < at_least:
