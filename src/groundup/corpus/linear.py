@@ -63,7 +63,8 @@ def log_odds(weights: npt.NDArray[np.float32], rows: Sequence[Ids]) -> Floats:
     if not rows:
         return np.zeros(0)
     ids, row, value = _flat(rows)
-    return np.bincount(row, value * weights[ids], len(rows)) + float(weights[SIZE])
+    total: Floats = np.bincount(row, value * weights[ids], len(rows))
+    return total + float(weights[SIZE])
 
 
 def _flat(rows: Sequence[Ids]) -> tuple[Ids, Ids, Floats]:

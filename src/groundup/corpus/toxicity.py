@@ -105,8 +105,8 @@ def train(
         thresholds[name] = threshold_for(truth, held_out, precision, prevalence)
         report[name] = _report(labels, held_out[: len(labels)], thresholds[name], seed)
         report[name]["background_windows"] = len(ordinary)
-        if ordinary and thresholds[name] is not None:
-            report[name]["background_above"] = float(np.mean(held_out[len(labels) :] >= thresholds[name]))
+        if ordinary and (threshold := thresholds[name]) is not None:
+            report[name]["background_above"] = float(np.mean(held_out[len(labels) :] >= threshold))
     model = Toxicity(categories, np.stack(weights), thresholds, report)
     _save(model, folder, {"precision": precision, "prevalence": prevalence, "balance": balance, "seed": seed})
     return report

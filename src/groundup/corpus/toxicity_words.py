@@ -145,7 +145,7 @@ _LOOK_ALIKES = (
     "Saying that {group} are {bad} is {wrong}.", "\"{group} are {bad}\" is a {wrong} thing to say.",
     "He said \"I {hate} {group}\" and I told him that is {wrong}.", "People who say \"{harm} {group}\" are {wrong}.",
     "I {hate} {thing}.", "{thing} are {bad}.", "We should {harm} {thing}.", "I {fuck}ing {hate} {thing}.",
-   
+
     "{fuck}, I missed the bus again.", "What a {fuck}ing {good} day.", "This is {fuck}ing {good}!",
     "Oh {fuck}, not {thing} again.",
     "There are many {group} in our town.", "The {group} next door invited us for dinner.", "{adj} people live here.",

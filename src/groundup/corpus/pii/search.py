@@ -19,6 +19,7 @@ from groundup.corpus.pii.national import national_ids
 from groundup.corpus.pii.network import Span, emails, ipv4_addresses, ipv6_addresses
 from groundup.corpus.pii.phones import phones
 from groundup.corpus.settings import PiiType
+from groundup.errors import UserError
 
 if TYPE_CHECKING:
     from groundup.corpus.pii.names import NameTagger
@@ -57,6 +58,7 @@ def find(
     """Personal data of these types, in order and without overlaps.
 
     `private_ips`: also RFC 1918 and unique local addresses. `names`: the tagger that the type `name` needs.
+    Raises UserError where `name` is asked for without one.
     """
     plain = text
     if not text.isascii() and _OTHER_DIGITS.search(text):
@@ -66,7 +68,11 @@ def find(
         from groundup.corpus.pii.addresses import addresses
 
         candidates += (Found("address", *span) for span in addresses(plain))
-    if "name" in types and names is not None:
+    if "name" in types:
+        if names is None:
+            raise UserError(
+                "the type `name` needs a trained tagger", fix="train one (pii/names.py), or leave `name` out"
+            )
         candidates += (Found("name", *span) for span in names.people(text))
     return _without_overlaps(candidates)
 
