@@ -59,6 +59,8 @@ class NewsSource(FilesSource):
     """News: RSS and Atom feeds, NITF, NewsML-G2, and JSON or .jsonl articles; also in zip and tar archives."""
 
     type: Literal["news"]
+    sections: tuple[str, ...] = ()
+    """Take only articles of these sections (a feed's category, a row's `section` or `genre`). Empty: all."""
 
 
 class BooksSource(PathSource):
@@ -84,6 +86,14 @@ class CodeSource(PathSource):
     """Larger files are dropped unread: they are data, or were made by a program."""
     revision: str = "HEAD"
     """Of git repositories: the branch, tag or commit to read. Changes that are not committed are not read."""
+
+
+class PapersSource(PathSource):
+    """Papers as PDF (package pypdfium2), JATS XML or LaTeX, alone or in archives as arXiv and PubMed Central give them."""
+
+    type: Literal["papers"]
+    references: bool = False
+    """Keep the lists of references; without it they are cut off."""
 
 
 class StackExchangeSource(PathSource):
@@ -201,6 +211,7 @@ Source = Annotated[
     | PythonDocsSource
     | PythonCodeSource
     | CodeSource
+    | PapersSource
     | StackExchangeSource
     | RedditSource
     | MailSource
