@@ -221,6 +221,21 @@ def _gnu(name: str, text: str) -> str:
     return f"{name}-{number}-{'or-later' if later else 'only'}"
 
 
+_CREATIVE_COMMONS = re.compile(
+    r"creativecommons\.org/(?:licen[cs]es/(by(?:-(?:nc|nd|sa))*)/(\d\.\d)|publicdomain/(zero|mark)/(\d\.\d))", re.I
+)
+
+
+def licence_of_url(text: str) -> str:
+    """The SPDX name of the Creative Commons licence whose address stands in a text, '' where none does."""
+    found = _CREATIVE_COMMONS.search(text)
+    if not found:
+        return ""
+    if found[3]:
+        return "CC0-1.0" if found[3].lower() == "zero" else "public domain"
+    return f"CC-{found[1].upper()}-{found[2]}"
+
+
 _TITLES: tuple[tuple[str, str], ...] = (
     (r"business source licen[sc]e", "BUSL-1.1"),
     (r"server side public licen[sc]e", "SSPL-1.0"),

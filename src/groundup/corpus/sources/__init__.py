@@ -28,6 +28,7 @@ _MODULES = {
     "python_docs": "python_docs",
     "python_code": "python_code",
     "code": "code",
+    "papers": "papers",
     "stackexchange": "stackexchange",
     "reddit": "reddit",
     "mail": "mail",
