@@ -120,7 +120,9 @@ def test_two_processes_train_what_one_does_and_the_same_bits_each_time(
     assert [command.wait() for command in commands] == [0, 0]
     assert weights(tmp_path / "runs/again") == weights(whole)
     assert trace(tmp_path / "runs/again", "step", "loss") == trace(whole, "step", "loss")
-    assert trace(tmp_path / "runs/one", "loss") == pytest.approx(trace(whole, "loss"), rel=1e-5)
+    alone, together = trace(tmp_path / "runs/one", "loss"), trace(whole, "loss")
+    assert alone[:10] == pytest.approx(together[:10], rel=1e-5)
+    assert alone == pytest.approx(together, rel=5e-5), "sums in another order: their rounding grows with the steps"
     assert not list((tmp_path / "runs/again/base").glob("checkpoints"))
 
 
