@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -33,7 +33,7 @@ from groundup.corpus.settings import QualityRules
 from groundup.corpus.shards import DROPPED, RAW, TEXT, ShardWriter, document_of, document_row, drop_row, read_rows
 from groundup.corpus.source_settings import Source
 from groundup.corpus.sources import Piece, read_piece
-from groundup.corpus.stats import SourceStats
+from groundup.corpus.stats import Check, SourceStats
 from groundup.corpus.tasks import Task
 from groundup.corpus.texts import language_of, raw_to_text
 from groundup.errors import UserError
@@ -210,14 +210,17 @@ def filter(task: Task, out: Path) -> dict[str, Any]:
         for _, row in numbered_rows(task, task.paths()[0]):
             document, score = document_of(row), float(row["language_score"])
             signals = {name: math.nan if value is None else value for name, value in json.loads(row["signals"]).items()}
-            dropped, note = _language_drop(document, score, options)
+            dropped, note = _language_drop(document, options)
             if note:
                 funnel["language"].notes[note] = funnel["language"].notes.get(note, 0) + 1
             if dropped is None:
-                funnel["language"].keep(document.bytes)
-                dropped = _quality_drop(document, signals, rules, stats)
-                if dropped is None:
-                    funnel["quality"].keep(document.bytes)
+                asked = questions(document, score, signals, rules, options)
+                stats.judge(document.id, document.text, document.bytes, asked)
+                dropped = _first_failed(document, asked)
+            for step in ("language", "quality"):
+                if dropped is not None and dropped.step == step:
+                    break
+                funnel[step].keep(document.bytes)
             if dropped is not None:
                 funnel[dropped.step].drop(dropped.reason, dropped.bytes)
                 drops.write(drop_row(dropped))
@@ -229,7 +232,7 @@ def filter(task: Task, out: Path) -> dict[str, Any]:
                 language=document.language,
                 license=document.license,
                 url=document.url,
-                signals=signals,
+                signals={**signals, "language_score": score} if document.media != "code" and score else signals,
             )
     write_json(out / "observed.json", stats.as_json())
     passed = funnel["quality"].out
@@ -242,8 +245,8 @@ def filter(task: Task, out: Path) -> dict[str, Any]:
     }
 
 
-def _language_drop(document: Document, score: float, options: Mapping[str, Any]) -> tuple[Drop | None, str]:
-    """(the drop, or None; a note to count, or "")."""
+def _language_drop(document: Document, options: Mapping[str, Any]) -> tuple[Drop | None, str]:
+    """(the drop of a document in another language, or None; a note to count, or "")."""
     languages = options["languages"]
     if document.media == "code" or not languages:
         return None, ""
@@ -251,22 +254,27 @@ def _language_drop(document: Document, score: float, options: Mapping[str, Any])
         return None, "too short to tell the language: kept"
     if document.language not in languages:
         return drop(document, "language", f"language: {document.language}"), ""
-    least = options["min_language_score"]
-    if score < least:
-        return drop(document, "language", f"language: unsure ({document.language})", value=score, threshold=least), ""
     return None, ""
 
 
-def _quality_drop(
+def questions(
     document: Document,
+    score: float,
     signals: Mapping[str, float],
     rules: QualityRules | None,
-    stats: SourceStats,
-) -> Drop | None:
-    if rules is None:
-        return None
-    asked = checks(signals, document.media, document.language, rules)
-    stats.judge(document.id, document.text, document.bytes, asked)
+    options: Mapping[str, Any],
+) -> list[Check]:
+    """Every question that a threshold asks of a document; the first that fails is the reason that counts."""
+    asked: list[Check] = []
+    if document.media != "code" and document.language and options["languages"]:
+        reason, least = f"language: unsure ({document.language})", options["min_language_score"]
+        asked.append(Check(reason, "language_score", score, least, True, "language"))
+    if rules is not None:
+        asked += checks(signals, document.media, document.language, rules)
+    return asked
+
+
+def _first_failed(document: Document, asked: Sequence[Check]) -> Drop | None:
     failed = next((check for check in asked if check.fails), None)
     if failed is None:
         return None

@@ -20,13 +20,12 @@ from groundup.artifacts import StageContext, fingerprint_file, fingerprint_of
 from groundup.console import Console
 from groundup.corpus import plan
 from groundup.corpus.document import Document, Drop
-from groundup.corpus.quality_rules import checks
+from groundup.corpus.phases_documents import questions
 from groundup.corpus.runner import Runner
 from groundup.corpus.settings import CorpusSettings
 from groundup.corpus.shards import RAW, ShardWriter, document_of, document_row, read_rows
 from groundup.corpus.source_settings import Source
 from groundup.corpus.sources import pieces, read_piece
-from groundup.corpus.stats import Check
 from groundup.corpus.tasks import Done, Task, in_this_process
 from groundup.stopping import StopRequest
 
@@ -164,11 +163,8 @@ def _measured(one: Tried, row: Mapping[str, Any], settings: CorpusSettings) -> N
     document = document_of(row)
     one.text, one.language, one.language_score = document.text, document.language, float(row["language_score"])
     one.signals = json.loads(row["signals"])
-    asked: list[Check] = []
-    if settings.languages and document.media != "code" and document.language in settings.languages:
-        score, least = one.language_score, settings.min_language_score
-        asked.append(Check("language: unsure", "language_score", score, least, True, "language"))
-    if settings.quality is not None:
-        numbers = {name: math.nan if value is None else value for name, value in one.signals.items()}
-        asked += checks(numbers, document.media, document.language, settings.quality)
+    numbers = {name: math.nan if value is None else value for name, value in one.signals.items()}
+    options = {"languages": settings.languages, "min_language_score": settings.min_language_score}
+    is_wanted = not settings.languages or document.language in ("", *settings.languages)
+    asked = questions(document, one.language_score, numbers, settings.quality, options) if is_wanted else []
     one.checks = [{**asdict(check), "fails": check.fails} for check in asked]
