@@ -153,3 +153,15 @@ def test_a_document_that_breaks_the_extractor_is_a_drop_of_the_trial_too(tmp_pat
     empty = Document("x", "https://x.org", "", "<html><body></body></html>", "html")
     (found,) = trial(settings, {"rows": [empty]}, tmp_path / "trial", seed=0, cache=tmp_path)
     assert (found.step, found.reason) == ("extract", "no text in it")
+
+
+def test_stats_hold_pairs_of_near_duplicates_to_look_at(build: Callable[..., Any], rows: Path) -> None:
+    built = build(**settings_of(rows))
+    (pair,) = built.json("stats.json")["duplicates"]
+    assert {"two smaller streams", "two little streams"} <= {
+        words
+        for words in ("two smaller streams", "two little streams")
+        for key in ("kept_excerpt", "dropped_excerpt")
+        if words in pair[key]
+    }
+    assert 0.7 <= pair["similarity"] < 1 and pair["kept"] != pair["dropped"]

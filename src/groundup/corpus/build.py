@@ -41,6 +41,7 @@ from groundup.corpus.sources import Piece, pieces
 from groundup.corpus.stats import SourceStats, stats_report
 from groundup.corpus.stats import merged as merged_stats
 from groundup.corpus.tasks import Done, remove_scratch
+from groundup.corpus.why import example_pairs
 from groundup.errors import EXIT_FAILED, Problem, UserError
 from groundup.packages import PackageUnreachableError, fetch_package, is_package, split_spec
 
@@ -246,7 +247,7 @@ def _stats(build: Build) -> dict[str, Any]:
     for done in build.done["match"]:
         for step, sizes in done.stats.get("clusters", {}).items():
             clusters[step].update({int(size): count for size, count in sizes.items()})
-    return stats_report(sources, clusters)
+    return stats_report(sources, clusters, example_pairs(build.context.folder))
 
 
 def _source_record(build: Build, name: str, kept: Count) -> dict[str, Any]:

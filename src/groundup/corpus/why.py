@@ -30,6 +30,7 @@ _FOR = re.compile(r"^\[(.+?)\] ", re.S)  # how a duplicate's excerpt names the d
 _SHARD = re.compile(r"-\d{5}$")
 FOLDERS = {"documents": "kept for training", "held_out": "kept, held out to measure on", "dropped": "dropped"}
 MOST_SUGGESTED = 3
+PAIR_CHARS = 300
 
 
 def why(
@@ -128,6 +129,29 @@ def _other(folder: Path, row: Mapping[str, Any]) -> dict[str, Any]:
             source = _SHARD.sub("", found.get("source") or path.stem)
             return {"id": match[1], "fate": FOLDERS[where], "source": source, "text": text}
     return {"id": match[1], "fate": "not in this corpus", "source": "", "text": ""}
+
+
+def example_pairs(folder: Path, most: int = 5, most_files: int = 20) -> list[dict[str, Any]]:
+    """A few near-duplicates beside what they were dropped for, those of the smallest similarity: for stats.json.
+
+    Looks into `most_files` files of each folder, so that it costs the same for a large corpus.
+    """
+    rows: list[dict[str, Any]] = []
+    for path in sorted((folder / "dropped").glob("*.parquet"))[:most_files]:
+        table = pq.read_table(path, filters=[("step", "=", "near duplicates")])
+        rows += [{**row, "source": _SHARD.sub("", path.stem)} for row in table.to_pylist()]
+    rows.sort(key=lambda row: (row["value"] if row["value"] is not None else 2.0, row["id"]))
+    pairs: list[dict[str, Any]] = []
+    for row in rows[: 4 * most]:
+        match = _FOR.match(row["excerpt"] or "")
+        files = sorted((folder / "documents").glob("*.parquet"))[:most_files] if match else []
+        kept = next((found for path in files if match and (found := _row(path, "id", match[1])) is not None), None)
+        if match and kept and len(pairs) < most:
+            dropped_text = _FOR.sub("", row["excerpt"])
+            about = {"step": row["step"], "similarity": row["value"], "source": row["source"], "dropped": row["id"]}
+            texts = {"kept_excerpt": kept["text"][:PAIR_CHARS], "dropped_excerpt": dropped_text[:PAIR_CHARS]}
+            pairs.append({**about, "kept": match[1], **texts})
+    return pairs
 
 
 # ---------------------------------------------------------------- telling
