@@ -56,7 +56,7 @@ def main() -> int:
     os.environ["OMP_NUM_THREADS"] = "1"
     facts = common.machine(["groundup", "numpy"])
     megabytes = 1.0 if arguments.quick else arguments.megabytes
-    texts = planted(base_texts(arguments.texts, megabytes * 0.6), megabytes)
+    texts = planted(base_texts(arguments.texts, megabytes * 0.5), megabytes)
     truth = Truth(texts)
     runs: dict[str, list[dict[str, Any]]] = {}
     absent: list[str] = []
@@ -98,7 +98,7 @@ def run(system: str, texts: Path, peers: Path) -> dict[str, Any] | None:
 
 
 def base_texts(given: Path | None, megabytes: float) -> list[str]:
-    """Different files of 1 to 40 kB, in an order by the hash of their names, up to so many megabytes."""
+    """Different files of 0.5 to 12 kB, in an order by the hash of their names, up to so many megabytes."""
     chosen: dict[str, None] = {}  # a set that keeps its order
     size = 0
     for text in given_texts(given) if given else files_at_hand():
@@ -122,7 +122,7 @@ def files_at_hand() -> Iterator[str]:
     names = {path.relative_to(folder).as_posix(): path for folder in folders for path in folder.rglob("*.*")}
     for name in sorted(names, key=lambda name: hashlib.sha256(name.encode()).digest()):
         path = names[name]
-        if path.suffix in (".py", ".md", ".rst", ".txt") and path.is_file() and 1000 <= path.stat().st_size <= 40_000:
+        if path.suffix in (".py", ".md", ".rst", ".txt") and path.is_file() and 500 <= path.stat().st_size <= 12_000:
             yield path.read_text(encoding="utf-8", errors="replace")
 
 

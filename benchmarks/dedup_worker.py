@@ -66,10 +66,11 @@ def peak_memory_bytes() -> int:
 
 def groundup_files(texts: list[str], stages: dict[str, float]) -> set[int]:
     """As a large corpus runs: shards and groups, everything through files."""
+    import numpy as np
+
     from groundup.corpus.keytable import Group
     from groundup.corpus.near import bands_for
     from groundup.corpus.near_groups import (
-        Description,
         NearFiles,
         clusters_of,
         write_candidates,
@@ -100,13 +101,14 @@ def groundup_files(texts: list[str], stages: dict[str, float]) -> set[int]:
         stages["verification"] = cpu_seconds() - before
         stages["compared"] = sum(count["compared"] for count in counts)
 
-        def describe(documents: Any) -> Description:
-            numbers = documents.tolist()
-            return Description(
-                [0] * len(numbers), [len(texts[place]) for place in numbers], [f"{place:09d}" for place in numbers]
-            )
+        def rank(documents: Any) -> tuple[Any, Any]:
+            sizes = [len(texts[place]) for place in documents.tolist()]
+            return documents * 0, np.array(sizes)
 
-        return set(clusters_of(edges, describe).repeats()["document"].tolist())
+        def names(documents: Any) -> list[str]:
+            return [f"{place:09d}" for place in documents.tolist()]
+
+        return set(clusters_of(edges, rank, names).repeats()["document"].tolist())
 
 
 def groundup_memory(texts: list[str], stages: dict[str, float]) -> set[int]:

@@ -27,6 +27,7 @@ from groundup.corpus.exact_groups import (
 from groundup.corpus.keytable import (
     BAND_KEYS,
     CUTS,
+    EDGES,
     REPEATS,
     Group,
     map_array,
@@ -39,7 +40,6 @@ from groundup.corpus.keytable import (
 from groundup.corpus.near import bands_for, find_near_duplicates
 from groundup.corpus.near_groups import (
     Clusters,
-    Description,
     NearFiles,
     clusters_of,
     write_candidates,
@@ -61,7 +61,9 @@ def near(
     shards: int,
     groups: int,
     dropped: Sequence[Path] = (),
-    describe: Description | None = None,
+    priority: Sequence[int] = (),
+    size: Sequence[int] = (),
+    names: Sequence[str] = (),
 ) -> Clusters:
     """All tasks in the order of the phases; those of one phase in an order that does not matter."""
     parts, bases = split(texts, shards)
@@ -75,14 +77,12 @@ def near(
         write_candidates(files, bases, dropped, group, candidates[group.number])
     for group in reversed(ranges):
         write_edges(candidates, files, bases, threshold, group, edges[group.number])
-    given_order = describe or Description([0] * len(texts), [0] * len(texts), [f"{n:09d}" for n in range(len(texts))])
+    priority, size = priority or [0] * len(texts), size or [0] * len(texts)
+    names = names or [f"{place:09d}" for place in range(len(texts))]
     return clusters_of(
         edges,
-        lambda documents: Description(
-            [given_order.priority[place] for place in documents],
-            [given_order.size[place] for place in documents],
-            [given_order.id[place] for place in documents],
-        ),
+        lambda documents: (np.array(priority)[documents], np.array(size)[documents]),
+        lambda documents: [names[place] for place in documents],
     )
 
 
@@ -194,12 +194,39 @@ def test_files_are_the_same_bytes_whatever_the_order_of_the_tasks(tmp_path: Path
 
 def test_who_stays_is_told_by_source_then_length_then_id(tmp_path: Path) -> None:
     texts = family(random.Random(2), [0.0] * 5)
-    describe = Description(priority=[1, 0, 0, 0, 1], size=[9, 5, 7, 7, 9], id=["a", "b", "d", "c", "e"])
-    found = near(texts, 0.8, tmp_path, 2, 2, describe=describe)
+    order = {"priority": [1, 0, 0, 0, 1], "size": [9, 5, 7, 7, 9], "names": ["a", "b", "d", "c", "e"]}
+    found = near(texts, 0.8, tmp_path, 2, 2, **order)
     assert found.documents.tolist() == [0, 1, 2, 3, 4]
     assert set(found.kept.tolist()) == {3}
     assert found.repeats()["document"].tolist() == [0, 1, 2, 4]
     assert found.sizes() == {5: 1}
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(0, 3), st.integers(0, 2), st.integers(0, 2), st.sampled_from("abc")), max_size=12)
+)
+def test_the_best_of_each_cluster_is_the_smallest_by_source_length_and_id(
+    rows: list[tuple[int, int, int, str]],
+) -> None:
+    """Chains of documents by their first number; names are made different by their place."""
+    names = [f"{name}{place}" for place, (*_, name) in enumerate(rows)]
+    members: dict[int, list[int]] = {}
+    for place, (cluster, *_) in enumerate(rows):
+        members.setdefault(cluster, []).append(place)
+    edges = [(a, b, 0.9) for own in members.values() for a, b in pairwise(own)]
+    with TemporaryDirectory() as name:
+        write_table(Path(name) / "edges.npy", np.array(edges, EDGES))
+        found = clusters_of(
+            [Path(name) / "edges.npy"],
+            lambda documents: (np.array([rows[n][1] for n in documents]), np.array([rows[n][2] for n in documents])),
+            lambda documents: [names[place] for place in documents],
+        )
+    best = {
+        place: min(own, key=lambda n: (rows[n][1], -rows[n][2], names[n])) for own in members.values() for place in own
+    }
+    expected = {place: best[place] for own in members.values() if len(own) > 1 for place in own}
+    assert dict(zip(found.documents.tolist(), found.kept.tolist(), strict=True)) == expected
 
 
 def test_documents_dropped_before_are_not_compared_again(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ A document's number is its place in the corpus: `bases[shard] + row`; `bases` co
   one last task       all edges               -> who is dropped for whom (REPEATS), and who is like whom
 
 Memory: a shard's shingles (1.3 bytes per byte of text) in the first; a range's entries in the second and third, of
-which there may be as many as wanted; 50 bytes per edge in the last. Nothing depends on how many tasks there are or
+which there may be as many as wanted; 100 bytes per edge in the last. Nothing depends on how many tasks there are or
 which finishes first.
 """
 
@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,7 +41,6 @@ from groundup.corpus.keytable import (
 )
 from groundup.corpus.near import (
     Bands,
-    Pairs,
     Places,
     band_keys,
     candidate_pairs,
@@ -172,15 +172,6 @@ class _Lookup:
 
 
 @dataclass(frozen=True)
-class Description:
-    """What decides which document of a cluster stays; one entry per document asked for."""
-
-    priority: Sequence[int]  # of its source: the smaller stays
-    size: Sequence[int]  # bytes or characters: the larger stays
-    id: Sequence[str]  # the smaller stays
-
-
-@dataclass(frozen=True)
 class Clusters:
     """Documents (numbers, sorted) that have near-duplicates, and the one that stands for each."""
 
@@ -200,22 +191,53 @@ class Clusters:
         return table_of(REPEATS, document=self.documents[goes], first=self.kept[goes], similarity=self.similarity[goes])
 
 
-def clusters_of(edges: Sequence[Path], describe: Callable[[Places], Description]) -> Clusters:
+Ranks = tuple[NDArray[np.integer[Any]], NDArray[np.integer[Any]]]
+
+
+def clusters_of(
+    edges: Sequence[Path], rank: Callable[[Places], Ranks], names: Callable[[Places], Sequence[str]]
+) -> Clusters:
     """The last task: connected components of all edges, and of each the document that stays.
 
-    That is the one with the smallest priority, then the longest, then the one with the smallest id. `describe` is asked
-    once, about the documents that have edges; `Clusters.repeats()` goes to a file by `write_table`.
+    `rank(documents)` gives the priority of each one's source and its size: the smallest priority stays, of these the
+    largest size. Among equals the smallest id does, for which `names(documents)` is asked about those alone. Both are
+    asked about sorted documents. `Clusters.repeats()` goes to a file by `write_table`.
     """
-    table = np.concatenate([np.empty(0, EDGES), *(np.array(map_array(path)) for path in edges)])
-    pairs: Pairs = np.stack((table["left"], table["right"]), axis=1)
-    documents, numbers = np.unique(pairs, return_inverse=True)
-    numbers = numbers.reshape(-1, 2).astype(np.int64)
+    tables = [map_array(path) for path in edges]
+    left, right, similarity = (
+        np.concatenate([np.empty(0, EDGES[name]), *(table[name] for table in tables)])
+        for name in ("left", "right", "similarity")
+    )
+    documents: Places = np.unique(np.concatenate((left, right)))
+    numbers = np.stack((np.searchsorted(documents, left), np.searchsorted(documents, right)), axis=1)
+    del left, right
     cluster = components(len(documents), numbers)
-    about = describe(documents)
-    order = np.lexsort((np.array(about.id, object), -np.asarray(about.size, np.int64), np.asarray(about.priority)))
-    best = np.full(len(documents), -1, np.int64)
-    best[cluster[order[::-1]]] = order[::-1]  # the last write is the first in order
-    similarity = np.zeros(len(documents), np.float32)
+    kept = documents[_best(cluster, *rank(documents), lambda places: names(documents[places]))[cluster]]
+    largest = np.zeros(len(documents), np.float32)
     for side in (0, 1):
-        np.maximum.at(similarity, numbers[:, side], table["similarity"])
-    return Clusters(documents, documents[best[cluster]], similarity)
+        np.maximum.at(largest, numbers[:, side], similarity)
+    return Clusters(documents, kept, largest)
+
+
+def _best(
+    cluster: Places,
+    priority: NDArray[np.integer[Any]],
+    size: NDArray[np.integer[Any]],
+    names: Callable[[Places], Sequence[str]],
+) -> Places:
+    """(n,) for the number of each cluster, the place of the document that stays; elsewhere nothing of meaning."""
+    order = np.lexsort((-size.astype(np.int64), priority, cluster))
+    is_first = np.ones(len(order), bool)
+    is_first[1:] = cluster[order[1:]] != cluster[order[:-1]]
+    best = np.zeros(len(cluster), np.int64)
+    best[cluster[order[is_first]]] = order[is_first]
+    first = best[cluster]
+    ties = np.flatnonzero((priority == priority[first]) & (size == size[first]))
+    _, number, count = np.unique(cluster[ties], return_inverse=True, return_counts=True)
+    ties = ties[count[number] > 1]
+    smallest: dict[int, tuple[str, int]] = {}
+    for one, name, place in zip(cluster[ties].tolist(), names(ties), ties.tolist(), strict=True):
+        smallest[one] = min(smallest.get(one, (name, place)), (name, place))
+    for one, (_, place) in smallest.items():
+        best[one] = place
+    return best

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from groundup.artifacts import read_json
 from groundup.corpus.exact_groups import write_paragraph_cuts, write_repeats
 from groundup.corpus.keytable import CUTS, Group, map_array, most_alike, read_documents, write_table
-from groundup.corpus.near_groups import Description, NearFiles, clusters_of, write_candidates, write_edges
+from groundup.corpus.near_groups import NearFiles, clusters_of, write_candidates, write_edges
 from groundup.corpus.shards import ShardWriter, read_column
 from groundup.corpus.substring import merge_cuts
 from groundup.corpus.tasks import Task
@@ -109,20 +109,20 @@ def clusters(task: Task, out: Path) -> dict[str, Any]:
     shards = Shards.of(task)
     ranks = {name: rank for rank, name in enumerate(task.options["sources"])}
 
-    def describe(documents: NDArray[np.int64]) -> Description:
-        about = shards.look_up(documents)
-        owners = [about[document][1] for document in documents.tolist()]
-        sizes = {shard: read_json(shards.root / shards.rows[shard]["keys"] / "sizes.json") for shard in set(owners)}
-        return Description(
-            [ranks[shards.rows[shard]["source"]] for shard in owners],
-            [
-                sizes[shard][document - shards.bases[shard]]
-                for document, shard in zip(documents.tolist(), owners, strict=True)
-            ],
-            [about[document][0] for document in documents.tolist()],
-        )
+    def rank(documents: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        owners = shards.shard_of(documents)
+        priorities = np.array([ranks[row["source"]] for row in shards.rows], np.int64)[owners]
+        sizes = np.zeros(len(documents), np.int64)
+        for shard in np.unique(owners).tolist():
+            own = np.asarray(read_json(shards.root / shards.rows[shard]["keys"] / "sizes.json"), np.int64)
+            sizes[owners == shard] = own[documents[owners == shard] - shards.bases[shard]]
+        return priorities, sizes
 
-    found = clusters_of(task.paths()[1:], describe)
+    def names(documents: NDArray[np.int64]) -> list[str]:
+        about = shards.look_up(documents)
+        return [about[document][0] for document in documents.tolist()]
+
+    found = clusters_of(task.paths()[1:], rank, names)
     write_table(out / "repeats.npy", found.repeats())
     if task.options["role"] != "near":
         return {}
