@@ -8,8 +8,8 @@ A document's number is its place in the corpus: `bases[shard] + row`; `bases` co
   one last task       all edges               -> who is dropped for whom (REPEATS), and who is like whom
 
 Memory: a shard's shingles (1.3 bytes per byte of text) in the first; a range's entries in the second and third, of
-which there may be as many as wanted; 100 bytes per edge in the last. Nothing depends on how many tasks there are or
-which finishes first.
+which there may be as many as wanted; 130 bytes per document that has a near-duplicate in the last. Nothing depends on
+how many tasks there are or which finishes first.
 """
 
 from __future__ import annotations
