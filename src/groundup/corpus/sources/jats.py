@@ -118,8 +118,8 @@ def _date(meta: Any) -> str:
     for one in meta.iter():
         if _name(one) == "pub-date" and (year := _line(_find(one, "year"))).isdigit():
             month, day = (_line(_find(one, part)) for part in ("month", "day"))
-            parts = [year] + [f"{int(month):02d}"] * month.isdigit() + [f"{int(day):02d}"] * (month + day).isdigit()
-            dates.append("-".join(parts[: 3 if day.isdigit() else 2]))
+            parts = [year, *(f"{int(part):02d}" for part in (month, day) if part.isdigit())]
+            dates.append("-".join(parts if month.isdigit() else parts[:1]))
     return min(dates, default="")  # the day it could be read first
 
 
@@ -218,18 +218,15 @@ def _inline(element: Any, name: str) -> str:
     stripped = inner.strip()
     if name in ("sup", "sub") and stripped:
         if any(_name(one) in ("xref", "ext-link") for one in element):
-            return f" [{stripped}]"  # a citation
+            return f" [{stripped.replace('[', '').replace(']', '')}]"  # a citation
         mark = "^" if name == "sup" else "_"
         return mark + (stripped if len(stripped) == 1 or stripped.isalnum() else f"({stripped})")
     if name == "monospace" and stripped:
         return f"`{stripped}`"
-    if (
-        name == "xref"
-        and element.get("ref-type") == "bibr"
-        and stripped.isdigit()
-        and _name(element.getparent()) != "sup"
-    ):
-        return f"[{stripped}]" if not (element.getparent().text or "").rstrip().endswith("[") else stripped
+    if name == "xref" and element.get("ref-type") == "bibr" and stripped.isdigit():
+        before = element.getprevious()
+        so_far = (before.tail if before is not None else element.getparent().text) or ""
+        return stripped if so_far.rstrip().endswith(("[", "(", ",", "-", "–")) else f"[{stripped}]"
     return inner
 
 
@@ -240,7 +237,8 @@ def _formula(element: Any, mark: str) -> str:
         source = "".join(tex.itertext())
         source = (found[1] if (found := _TEX_BODY.search(source)) else source).strip().strip("$").strip()
         return f"{mark}{' '.join(source.split())}{mark}" if source else ""
-    text = " ".join(_mathml(element).split())
+    math = element if _name(element) == "math" else _find(element, "math")
+    text = " ".join((_mathml(math) if math is not None else _inline(element, "")).split())
     return f"{mark}{text}{mark}" if text else ""
 
 

@@ -222,7 +222,7 @@ def items(inside: str) -> list[str]:
         elif depth == 0:
             places.append((found.start(), found.end()))
     ends = [start for start, _ in places[1:]] + [len(inside)]
-    return [inside[start:end] for (_, start), end in zip(places, ends, strict=True)]
+    return [inside[start:end] for (_, start), end in zip(places, ends, strict=False)]
 
 
 def without_options(inside: str) -> str:

@@ -277,7 +277,7 @@ def _begins(previous: Line, line: Line, size: float, pitch: float, new_page: boo
     step = previous.end - line.bottom
     if new_page or step < -0.05 or line.left - previous.left > 0.3:  # another page or column: the text may go on
         return ended and not line.text[:1].islower()
-    if step > 1.55 * pitch:
+    if step > 1.55 * pitch or _REFERENCES.fullmatch(line.text) or _REFERENCES.fullmatch(previous.text):
         return True
     if abs((line.top - line.bottom) - (previous.top - previous.bottom)) > 0.15 * size and step > 0.5 * pitch:
         return True  # another size: a heading, or what follows one
