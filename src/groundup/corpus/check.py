@@ -10,6 +10,7 @@ from groundup.corpus.rates import foretell
 from groundup.corpus.settings import CorpusSettings, ExamFiles, ExamTasks
 from groundup.corpus.source_settings import PathSource, PythonCodeSource
 from groundup.corpus.sources.files import local_files
+from groundup.corpus.sources.remote import file_system, is_remote
 from groundup.errors import Problem, UserError
 from groundup.packages import Package, is_package, split_spec
 from groundup.recipe import CheckReport
@@ -68,6 +69,9 @@ def _size_of(spec: str, problems: list[Problem], packages: dict[str, Package]) -
             package, _ = split_spec(spec)
             packages[package.name] = package
             return _PACKAGE_BYTES.get(package.name, float(package.bytes))
+        if is_remote(spec):
+            file_system(spec)  # says which package is missing; how much is there, only the network knows
+            return 0.0
         files = local_files(spec)
     except UserError as error:
         problems += error.problems

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import os
+import re
 import types
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from groundup.errors import Problem
 from groundup.recipe.file import KeyPath, RecipeFile, any_of, did_you_mean, nearest, one_of
 from groundup.recipe.settings import MayChange, Presentation, Reads
 
-LEFT_TO_THE_STAGE = ("package:", "hf://", "http://", "https://")
+LEFT_TO_THE_STAGE = re.compile(r"package:|[A-Za-z][A-Za-z0-9+.-]*://")  # packages, and addresses of any kind
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ def references(
                     Problem(f"{key}: stage '{name}' cannot read {what}; it reads {needed}", where, fix)
                 )
             yield Reference(key, value, stage=value)
-        elif value.startswith(LEFT_TO_THE_STAGE):
+        elif LEFT_TO_THE_STAGE.match(value):
             yield Reference(key, value)
         else:
             path = local_path(value, file.path.parent)
