@@ -40,6 +40,10 @@ def write_corpus(folder: Path, *, with_stats: bool = True, names: tuple[str, ...
     files: dict[str, Any] = {
         "funnel": funnel_report(funnels, kept, held),
         "mixture": mix(dict.fromkeys(names, 9_000), dict.fromkeys(names, 1.0), 4.0),
+        "exam_hits": {
+            "human-eval": {f"#{n}": {"documents": 1 + 2 * n, "rules": {}} for n in (0, 1)},
+            "x": {"a": {"documents": 3}},
+        },
         "exams": [{"name": "human-eval", "status": "used", "reason": "", "items": 164}],
         "sources": [
             {"name": name, "type": "text", "status": "used", "path": f"/data/{name}", "documents": 6, "bytes": 9_000}
@@ -79,6 +83,7 @@ def test_the_prose_says_what_the_files_say(tmp_path: Path, *, with_stats: bool) 
     assert "12 documents" in text and "20 documents came in, 60.0 %" in text
     assert "| quality | too few words \\| of 50 | 6 | 30.00 % |" in text
     assert "| human-eval | 164 | used |" in text
+    assert "3 items were found in 7 documents" in text
     assert "gone" not in text, "a source that could not be had is no source of this text"
     assert ("| personal data | EMAIL | 8 |" in text) == with_stats
     assert "Looked for: email, ip" in text

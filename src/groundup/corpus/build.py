@@ -201,10 +201,11 @@ def _assemble(build: Build) -> StageResult:
     write_json(folder / "mixture.json", mixture_of(settings, {name: count.bytes for name, count in kept.items()}))
     write_json(folder / "sources.json", [_source_record(build, name, kept[name]) for name in settings.sources])
     write_json(folder / "exams.json", build.exams)
-    write_card(folder, build.context.name, settings.model_dump(mode="json"))
     if settings.decontaminate:
+        nothing: dict[str, Any] = {}
         found = (read_json(done.path("hits.json")) for done in build.done["finish"])
-        write_json(folder / "exam_hits.json", reduce(merge_hits, found, {}))
+        write_json(folder / "exam_hits.json", reduce(merge_hits, found, nothing))
+    write_card(folder, build.context.name, settings.model_dump(mode="json"))
     return _result(build, report)
 
 

@@ -80,7 +80,7 @@ def card_text(folder: Path, name: str, settings: Mapping[str, Any]) -> str:
         _section("Languages", _shares(found["stats"], "languages written", "language")),
         _section("Licences", _shares(found["stats"], "licenses written", "licence") or _licences(sources)),
         _section("Personal data, secrets and toxicity", _safety(found["stats"], found["funnel"], settings)),
-        _section("Exams kept out", _exams(found["exams"])),
+        _section("Exams kept out", _exams(found["exams"], found["exam_hits"])),
         _section("Limits", _LIMITS),
         _section("How to read it", _how_to_read(sources)),
     )
@@ -90,7 +90,9 @@ def card_text(folder: Path, name: str, settings: Mapping[str, Any]) -> str:
 
 def _found(folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """The content of the JSON files, and of the sources those that were used."""
-    found = {key: _read(folder / f"{key}.json") for key in ("funnel", "stats", "mixture", "sources", "exams")}
+    found = {
+        key: _read(folder / f"{key}.json") for key in ("funnel", "stats", "mixture", "sources", "exams", "exam_hits")
+    }
     return found, [row for row in found["sources"] or [] if row.get("status") == "used"]
 
 
@@ -285,12 +287,15 @@ def _safety(stats: Any, funnel: Any, settings: Mapping[str, Any]) -> str:
     )
 
 
-def _exams(exams: Any) -> str:
+def _exams(exams: Any, hits: Any) -> str:
     rows = [
         [str(row.get("name") or row.get("path") or row.get("exam") or "?"), f"{row.get('items', 0):,}", row["status"]]
         for row in exams or []
     ]
-    return _table(["exam", "items", "status"], rows)
+    stood = sum(len(items) for items in (hits or {}).values())
+    documents = sum(row["documents"] for items in (hits or {}).values() for row in items.values())
+    text = _table(["exam", "items", "status"], rows)
+    return f"{text}\n\n{stood:,} items were found in {documents:,} documents, which were dropped." if rows else ""
 
 
 _LIMITS = (

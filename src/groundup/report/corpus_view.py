@@ -43,6 +43,8 @@ def corpus_view(data: Mapping[str, Any]) -> dict[str, Any]:
         "clusters": _clusters((stats or {}).get("clusters") or {}),
         "duplicates": [_pair(pair) for pair in (stats or {}).get("duplicates") or []],
         "safety": _safety(counters, funnel),
+        "exams": _exams(data["exams"], data.get("exam_hits")),
+        "budget": _budget(data["mixture"]),
         "tokens": _tokens(data, funnel),
         "timing": _timing(data.get("corpus_timing")),
     }
@@ -273,6 +275,57 @@ def _safety(counters: Mapping[str, Any], funnel: Mapping[str, Any]) -> list[dict
         for group in ("personal data", "secrets", "toxicity")
         for name, (number, _) in sorted((counters.get(group) or {}).items())
     ]
+
+
+def _exams(exams: Any, hits: Any) -> dict[str, Any] | None:
+    """What the corpus was compared with, and the items that stood in it, most frequent first."""
+    if not isinstance(exams, list) or not exams:
+        return None
+    found = hits if isinstance(hits, Mapping) else {}
+    items = [
+        {
+            "exam": str(exam),
+            "item": str(item),
+            "number": row.get("documents", 0),
+            "documents": integer(row.get("documents")),
+            "rules": ", ".join(f"{rule} {count}" for rule, count in (row.get("rules") or {}).items()),
+            "words": str(row.get("words") or "")[:200],
+            "examples": ", ".join(map(str, row.get("examples") or [])),
+        }
+        for exam, of_exam in found.items()
+        for item, row in of_exam.items()
+    ]
+    rows = [
+        {
+            "name": str(row.get("name")),
+            "count": integer(row.get("items")),
+            "status": str(row.get("status")),
+            "is_used": row.get("status") == "used",
+            "why": str(row.get("reason") or ""),
+        }
+        for row in exams
+    ]
+    items.sort(key=lambda row: (-row["number"], row["exam"], row["item"]))
+    return {"rows": rows, "hits": items[:20], "more": max(0, len(items) - 20)}
+
+
+def _budget(mixture: Any) -> str:
+    """One sentence: of what a pass of the mixture consists, and what its repetitions are worth."""
+    budget = mixture.get("budget") if isinstance(mixture, Mapping) else None
+    if not isinstance(budget, Mapping):
+        return ""
+    parts = [
+        f"One pass is {size(mixture.get('pass_bytes'))}: {size(budget.get('unique_bytes'))} read for the first time",
+        f"{size(budget.get('repeated_bytes'))} repeated",
+    ]
+    text = f"{' and '.join(parts)}; {size(budget.get('unseen_bytes'))} of what there is stay unread."
+    if budget.get("missing_bytes"):
+        text += f" {size(budget['missing_bytes'])} of the budget are missing, as every source is at its cap."
+    worth = (
+        f" By the law of Muennighoff et al. (2023) it teaches as much as {size(budget.get('effective_bytes'))} of new "
+        f"text (about {short_number(budget.get('effective_tokens'))} tokens)."
+    )
+    return text + (worth if budget.get("repeated_bytes") else "")
 
 
 def _tokens(data: Mapping[str, Any], funnel: Mapping[str, Any]) -> dict[str, Any] | None:

@@ -187,7 +187,7 @@ def _parameters(config: Mapping[str, Any]) -> int | None:
 def _corpus(stages: Sequence[StageFiles]) -> dict[str, Any]:
     corpora = [stage for stage in stages if stage.kind == "corpus"]
     if not corpora:
-        empty = dict.fromkeys(("funnel", "mixture", "sources", "exams", "corpus_stats", "corpus_timing"))
+        empty = dict.fromkeys(("funnel", "mixture", "sources", "exams", "exam_hits", "corpus_stats", "corpus_timing"))
         return {**empty, "dropped": {}}
     corpus = corpora[0]
     return {
@@ -195,6 +195,7 @@ def _corpus(stages: Sequence[StageFiles]) -> dict[str, Any]:
         "mixture": corpus.json("mixture.json"),
         "sources": corpus.json("sources.json"),
         "exams": corpus.json("exams.json"),
+        "exam_hits": corpus.json("exam_hits.json"),
         "corpus_stats": corpus.json("stats.json"),
         "corpus_timing": corpus.json("timing.json"),
         "dropped": _dropped_examples(corpus.folder / "dropped", corpus.unreadable),

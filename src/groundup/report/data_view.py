@@ -156,6 +156,8 @@ def _mixture(mixture: Any) -> list[dict[str, str]]:
             "weight": short_number(row["weight"]) if row.get("weight") is not None else "by size",
             "target": percent(row.get("target_share")),
             "realised": percent(row.get("realised_share")),
+            "before": percent(row.get("share_of_bytes")),
+            "upsampling": f"{short_number(row.get('upsampling'))} x" if row.get("upsampling") is not None else "–",
             "bytes": size(row.get("bytes")),
             "pass_bytes": size(row.get("pass_bytes")),
             "epochs": f"{short_number(row.get('epochs'))}{' (capped)' if row.get('capped') else ''}",
