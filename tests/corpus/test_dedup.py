@@ -251,6 +251,24 @@ def test_of_thousands_of_pairs_none_below_the_threshold_joins_and_hardly_one_abo
     assert missed <= similar * 0.001
 
 
+@pytest.mark.parametrize("share", [0.5, 0.8])
+def test_pages_of_one_template_are_kept_and_duplicates_among_them_are_found(share: float) -> None:
+    """Many such pages fall into one bucket, which is not compared pair by pair: other bands must find the copies."""
+    rng = random.Random(1)
+    vocabulary = [f"w{number}" for number in range(5000)]
+    template = rng.choices(vocabulary, k=round(300 * share))
+    pages = [template + rng.choices(vocabulary, k=300 - len(template)) for _ in range(1200)]
+    copies = []
+    for page in pages[:60]:
+        copy = list(page)
+        for place in rng.sample(range(len(template), 300), 2):
+            copy[place] = "changed"
+        copies.append(copy)
+    found = find_near_duplicates([" ".join(words) for words in pages + copies], 0.8)
+    assert found.cluster.tolist() == [*range(1200), *range(60)]
+    assert found.candidates < 20 * 1200, "not 1200^2 / 2"
+
+
 # ---------------------------------------------------------------- keys of texts, addresses, paragraphs
 
 
