@@ -1,4 +1,4 @@
-"""Make the peers' environments: `.bench-venv` (transformers, accelerate, TRL), `-litgpt`, `-dedup` (deduplication).
+"""Make the peers' environments: `.bench-venv` (transformers, accelerate, TRL), `-litgpt`, `-dedup` and `-extract`.
 
     python benchmarks/setup.py [FOLDER]
 
@@ -28,6 +28,10 @@ def main() -> int:
     make(folder, [torch, "-r", str(HERE / "peers.txt")])
     make(folder.with_name(f"{folder.name}-litgpt"), [torch, "-r", str(HERE / "peers-litgpt.txt")])
     make(folder.with_name(f"{folder.name}-dedup"), ["-r", str(HERE / "peers-dedup.txt")])
+    # our own functions run in datatrove's pipeline: both do the same to each document
+    corpus = [*("-r", str(HERE / "peers-corpus.txt")), *("-e", str(HERE.parent)), "xxhash<4"]
+    make(folder.with_name(f"{folder.name}-corpus"), corpus)
+    make(folder.with_name(f"{folder.name}-extract"), ["-r", str(HERE / "peers-extract.txt")])
     return 0
 
 
