@@ -170,9 +170,11 @@ def _write_split(
     ]
     workers = settings.workers or (cores() if total >= PARALLEL_BYTES else 1)
     with context.console.progress(f"{context.name}, shards of {split}", len(tasks), "shards") as update:
-        for done, (number, stats) in enumerate(run_tasks(write_shard, tasks, workers), 1):
-            sha256[tasks[number].out.name] = stats["sha256"]
-            update(done)
+        written: dict[int, dict[str, Any]] = {}
+        for number, stats in run_tasks(write_shard, tasks, workers):
+            written[number] = stats
+            update(len(written))
+    sha256 |= {task.out.name: written[number]["sha256"] for number, task in enumerate(tasks)}
     for stale in set(context.folder.glob(f"{split}-*.bin")) - {task.out for task in tasks}:
         stale.unlink()  # of an interrupted run with smaller shards
     ends = np.cumsum([source.documents for source in sources])
