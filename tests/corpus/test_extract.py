@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from groundup.corpus import extract as module
 from groundup.corpus.extract import extract, main_text, tidy
-from groundup.corpus.language import detect, identify, languages_in
+from groundup.corpus.language import detect, identify
 
 SENTENCE = "The committee met on Tuesday to discuss the plan for the bridge, and it agreed on every point of it. "
 GERMAN = "Der Ausschuss hat am Dienstag über den Plan für die neue Brücke beraten und war sich in allem einig. "
@@ -77,6 +77,11 @@ def test_a_page_in_a_language_nobody_wants_is_spared_the_slow_extractor(monkeypa
     monkeypatch.setattr(module, "_by_trafilatura", lambda *_, **__: pytest.fail("the slow extractor was asked"))
     assert extract(german, "cascade", ("en",)).by == "resiliparse"
     assert "Der Ausschuss" in main_text(german, "cascade", ("en",))
+
+
+def test_a_page_of_two_languages_is_not_foreign_to_either() -> None:
+    both = page(f"<p>{GERMAN * 18}</p><p>{SENTENCE * 12}</p>")
+    assert extract(both, "cascade", ("en",)).by == extract(both, "cascade", ("de",)).by == "trafilatura-fast"
 
 
 NOTHING = (
@@ -162,11 +167,10 @@ def test_a_mixed_document_is_told_as_mixed_and_its_main_language_found() -> None
     found = identify(mixed)
     assert found.code == "en"
     assert 0.5 <= found.share < 1
-    shares = languages_in(mixed)
-    assert list(shares) == ["en", "de"]
-    assert sum(shares.values()) == pytest.approx(1)
+    assert list(found.shares) == ["en", "de"]
+    assert sum(found.shares.values()) == pytest.approx(1)
     assert identify(SENTENCE * 30).share == 1
-    assert languages_in("") == {}
+    assert identify("").shares == identify("123 456").shares == {}
 
 
 def test_letters_of_one_language_only_decide_where_the_model_is_unsure() -> None:

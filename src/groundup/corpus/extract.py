@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from groundup.corpus.language import detect
+from groundup.corpus.language import identify
 
 Method = Literal["fast", "cascade", "best"]
 By = Literal["resiliparse", "trafilatura-fast", "trafilatura", "nothing"]
@@ -36,7 +36,6 @@ class Extracted:
 
     text: str
     by: By
-    is_foreign: bool = False  # in a language that nobody wants, so the fast extractor's text was left at that
 
 
 def main_text(html: str, method: Method, languages: Sequence[str] = ()) -> str:
@@ -48,18 +47,16 @@ def main_text(html: str, method: Method, languages: Sequence[str] = ()) -> str:
     return extract(html, method, languages).text
 
 
-def extract(html: str, method: Method, languages: Sequence[str] = (), language: str = "") -> Extracted:
-    """The same, with the name of the extractor. `language` is the page's, where it is known already."""
+def extract(html: str, method: Method, languages: Sequence[str] = ()) -> Extracted:
+    """The same, with the name of the extractor."""
     if method == "best":
         text = _by_trafilatura(html, with_fallbacks=True)
         return Extracted(text, "trafilatura") if text else _fast(html)
     fast = _fast(html)
     if method == "fast":
         return fast
-    if languages and fast.text:
-        code, score = (language, 1.0) if language else detect(fast.text)
-        if code and code not in languages and score >= _SURELY_FOREIGN:
-            return Extracted(fast.text, fast.by, is_foreign=True)
+    if languages and fast.text and _is_foreign(fast.text, languages):
+        return fast
     text = _by_trafilatura(html, with_fallbacks=False)
     least, most = (share * len(fast.text) for share in _DOUBTFUL_SHARES)
     if len(text) >= _DOUBTFUL_CHARS and least <= len(text) <= most:
@@ -86,6 +83,12 @@ def _fast(html: str) -> Extracted:
         text = max(text, extract_plain_text(html, main_content=False, alt_texts=False, links=False), key=len)
     text = tidy(text)
     return Extracted(text, "resiliparse" if text else "nothing")
+
+
+def _is_foreign(text: str, languages: Sequence[str]) -> bool:
+    """Surely in another language, and no part of it in one of these: the fast text holds menus and comments too."""
+    found = identify(text)
+    return found.score >= _SURELY_FOREIGN and not any(code in found.shares for code in languages)
 
 
 def _by_trafilatura(html: str, *, with_fallbacks: bool) -> str:

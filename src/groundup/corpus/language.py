@@ -43,10 +43,15 @@ class Detected:
 
     code: str
     score: float  # mean probability over the windows
-    share: float  # of the windows, those whose language this is: below 1 the text is mixed
+    shares: dict[str, float]  # of the windows, by the language of each, largest first: what a mixed text is mixed of
+
+    @property
+    def share(self) -> float:
+        """Of the windows, those in the main language."""
+        return self.shares.get(self.code, 0.0)
 
 
-NOTHING = Detected("", 0.0, 0.0)
+NOTHING = Detected("", 0.0, {})
 
 
 @cache
@@ -84,13 +89,8 @@ def identify(text: str) -> Detected:
         return NOTHING
     told = first.total()
     code = max(sorted(scores), key=scores.__getitem__)
-    return Detected(code, min(scores[code] / told, 1.0), first[code] / told)
-
-
-def languages_in(text: str) -> dict[str, float]:
-    """Share of a text's windows by language, largest first: what a mixed document is mixed of."""
-    first = Counter(guesses[0][0] for window in _windows(text) if (guesses := _guesses(window)))
-    return {code: count / first.total() for code, count in sorted(first.items(), key=lambda item: (-item[1], item[0]))}
+    shares = {code: count / told for code, count in sorted(first.items(), key=lambda item: (-item[1], item[0]))}
+    return Detected(code, min(scores[code] / told, 1.0), shares)
 
 
 def _windows(text: str) -> list[str]:
