@@ -62,7 +62,7 @@ def in_groups(texts: Sequence[str], span: int, shards: int, groups: int, dropped
 texts_of_few_words = st.lists(st.lists(st.sampled_from("abc"), max_size=30).map(" ".join), max_size=5)
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(texts_of_few_words, st.integers(4, 9), st.integers(1, 3), st.integers(1, 3))
 def test_spans_are_those_of_a_plain_search(texts: list[str], span: int, shards: int, groups: int) -> None:
     expected = searched(texts, span)

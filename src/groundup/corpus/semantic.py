@@ -105,7 +105,7 @@ def quantise(vectors: NDArray[Any]) -> Vectors:
 def user_embedding(spec: str) -> Callable[[list[str]], Vectors]:
     """A function of the user's, `module:function` from texts to (texts, dimensions) numbers, as vectors of ours."""
     module_name, _, name = spec.partition(":")
-    fix = "name it as package.module:function; it gets a list of strings and returns an array, one row per string"
+    fix = "name an importable (installed, or on PYTHONPATH) package.module:function, from a list of strings to an array"
     try:
         function = getattr(importlib.import_module(module_name), name)
     except (ImportError, AttributeError, ValueError) as error:
