@@ -94,6 +94,17 @@ def test_a_text_is_scored_alike_alone_and_among_others_and_nothing_gives_a_half(
     assert ((together >= 0) & (together <= 1)).all()
 
 
+def test_a_share_of_the_corpus_may_be_asked_for_instead_of_a_precision(
+    articles: list[str], pages: list[str], tmp_path: Path
+) -> None:
+    thresholds = []
+    for share in (0.5, 0.1):
+        model = classifier.train(articles[:200], pages[:250], tmp_path, share=share)
+        thresholds.append(model.threshold)
+        assert float((model.score(pages[4:250:5]) >= model.threshold).mean()) == pytest.approx(share, abs=0.011)
+    assert thresholds[0] < thresholds[1]
+
+
 def test_too_few_texts_and_texts_that_do_not_differ_are_refused(articles: list[str], tmp_path: Path) -> None:
     with pytest.raises(UserError, match="has 3 bad texts to learn from; it needs 20"):
         classifier.train(articles[:50], articles[:3], tmp_path)

@@ -37,13 +37,13 @@ Buckets = NDArray[np.uint32]
 
 @dataclass(frozen=True)
 class Measured:
-    """How well a classifier does on documents it was not trained on, and the threshold that follows."""
+    """How well a classifier does on documents it was not trained on, and the threshold that was found there."""
 
     documents: int  # held out, good and bad together
     good_share: float  # of them, good ones
     accuracy: float  # at 0.5
     auc: float
-    threshold: float  # smallest score at which `precision` is reached
+    threshold: float  # the score that a text must have
     precision: float  # of what scores at least `threshold`; with as many good among all as in the held-out documents
     recall: float  # share of the good that scores at least `threshold`
 
@@ -73,12 +73,20 @@ class Classifier:
 
 
 def train(
-    good: Iterable[str], bad: Iterable[str], folder: Path, *, precision: float = 0.9, seed: int = 1, bits: int = BITS
+    good: Iterable[str],
+    bad: Iterable[str],
+    folder: Path,
+    *,
+    precision: float = 0.9,
+    share: float | None = None,
+    seed: int = 1,
+    bits: int = BITS,
 ) -> Classifier:
     """Train on good and bad texts and write the model to `folder`. The same texts give the same bytes.
 
     Every fifth document of each kind is held out: it calibrates the probability and finds the threshold at which
-    `precision` is reached. Raises UserError where there are too few texts, or the kinds cannot be told apart so well.
+    `precision` is reached. With `share`, the threshold is what that share of the held-out bad texts reaches: where they
+    are a sample of the corpus itself, as in DCLM, that share of the corpus is kept. Raises UserError where there are too few texts, or the kinds cannot be told apart so well.
     """
     kinds = [[_buckets(words_in(text).hashes, bits) for text in texts] for texts in (bad, good)]
     kinds = [[buckets for buckets in kind if len(buckets)] for kind in kinds]
@@ -95,7 +103,12 @@ def train(
     raw = np.concatenate(held_out)
     labels = np.repeat([0.0, 1.0], [len(scores) for scores in held_out])
     slope, bias = _calibrated(raw, labels)
-    measured = _measure(_sigmoid(slope * raw + bias), labels, precision)
+    scores = _sigmoid(slope * raw + bias)
+    if share is None:
+        threshold = _threshold_of(scores, labels, precision)
+    else:
+        threshold = threshold_for_share(scores[labels == 0], share)
+    measured = _measure(scores, labels, threshold)
     classifier = Classifier(weights, slope, bias, measured)
     _write(classifier, folder)
     return classifier
@@ -220,7 +233,7 @@ def _calibrated(raw: NDArray[np.float64], labels: NDArray[np.float64]) -> tuple[
     return slope, float(solution[1] - slope * centre)
 
 
-def _measure(scores: NDArray[np.float64], labels: NDArray[np.float64], precision: float) -> Measured:
+def _threshold_of(scores: NDArray[np.float64], labels: NDArray[np.float64], precision: float) -> float:
     threshold = threshold_for_precision(scores, labels, precision)
     if threshold is None:
         best = max(labels[scores >= score].mean() for score in np.unique(scores))
@@ -228,6 +241,10 @@ def _measure(scores: NDArray[np.float64], labels: NDArray[np.float64], precision
             f"no threshold has a precision of {precision:g} on {len(labels)} held-out texts; the best is {best:.3f}",
             fix="ask for less precision, give more texts, or texts that differ more",
         )
+    return threshold
+
+
+def _measure(scores: NDArray[np.float64], labels: NDArray[np.float64], threshold: float) -> Measured:
     taken = scores >= threshold
     ordered = np.sort(scores)
     ranks = (np.searchsorted(ordered, scores, "left") + np.searchsorted(ordered, scores, "right") + 1) / 2
