@@ -82,7 +82,7 @@ def mix(
         "max_repetition": max_repetition,
         "temperature": temperature,
         "sources": rows,
-        "groups": _group_rows(rows, total, realised),
+        "groups": _group_rows(rows, total),
         "budget": {
             "bytes": wanted_bytes,
             "missing_bytes": max(wanted_bytes - round(realised), 0),  # every source is at its cap
@@ -142,13 +142,14 @@ def _effective(size: int, part: float) -> float:
     return size * (1 + REPETITIONS_WORTH * (1 - math.exp(-repetitions / REPETITIONS_WORTH)))
 
 
-def _group_rows(rows: Mapping[str, Mapping[str, Any]], total: int, realised: float) -> dict[str, dict[str, float]]:
+def _group_rows(rows: Mapping[str, Mapping[str, Any]], total: int) -> dict[str, dict[str, float]]:
     found: dict[str, dict[str, float]] = {}
     for row in rows.values():
-        group = found.setdefault(row["group"], {"bytes": 0, "pass_bytes": 0, "target_share": 0.0})
+        group = found.setdefault(
+            row["group"], dict.fromkeys(("bytes", "pass_bytes", "target_share", "realised_share"), 0.0)
+        )
         for key in group:
             group[key] += row[key]
     for group in found.values():
         group["share_of_bytes"] = group["bytes"] / total if total else 0.0
-        group["realised_share"] = group["pass_bytes"] / realised if realised else 0.0
     return found
