@@ -288,7 +288,7 @@ def test_settings_say_what_is_wrong_with_them() -> None:
     text = {"type": "text", "path": "x"}
     with pytest.raises(ValueError, match="mixture gives no weight to: b"):
         CorpusSettings(sources={"a": text, "b": text}, mixture={"a": 1})
-    with pytest.raises(ValueError, match="mixture names 'c', which is not a source; there are: a"):
+    with pytest.raises(ValueError, match="mixture names 'c', which is not a source or a group; there are: a"):
         CorpusSettings(sources={"a": text}, mixture={"a": 1, "c": 1})
     with pytest.raises(ValueError, match="name at least one source"):
         CorpusSettings(sources={})

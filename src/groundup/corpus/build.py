@@ -24,7 +24,7 @@ from typing import Any
 
 from groundup.artifacts import StageContext, StageResult, read_json, write_json
 from groundup.console import byte_text
-from groundup.corpus import plan
+from groundup.corpus import plan, plan_models
 from groundup.corpus.card import write_card
 from groundup.corpus.check import check as check  # `groundup check` looks for it beside `run`
 from groundup.corpus.decontaminate import merge_hits
@@ -79,7 +79,11 @@ def run(settings: CorpusSettings, context: StageContext) -> StageResult:
         _find_pieces(build)
         _phase(build, "read", "reading", plan.read_tasks(settings, build.pieces, root))
         _phase(build, "extract", "extracting text", plan.extract_tasks(settings, build.done["read"], root))
-        _phase(build, "filter", "filtering", plan.filter_tasks(settings, build.done["extract"]))
+        models = plan_models.train(settings, context, build.done["extract"], runner)
+        _phase(build, "score", "scoring", plan_models.score_tasks(settings, build.done["extract"], models))
+        thresholds = (models.classifier_threshold, models.toxicity_thresholds)
+        filters = plan.filter_tasks(settings, build.done["extract"], build.done["score"], *thresholds)
+        _phase(build, "filter", "filtering", filters)
         _tell_sources(build)
         _phase(build, "keys", "hashing", plan.keys_tasks(settings, build.done["filter"]))
         verdicts = plan.match(settings, build.done["filter"], build.done["keys"], runner)

@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cache
+from itertools import islice, repeat
 from pathlib import Path
 from typing import Any
 
@@ -55,13 +56,13 @@ def numbered_rows(task: Task, path: Path) -> Iterator[tuple[int, dict[str, Any]]
 
 
 @cache
-def _source_of(settings: str) -> Source:
+def source_of(settings: str) -> Source:
     return TypeAdapter(Source).validate_json(settings)  # type: ignore[no-any-return]
 
 
 def read(task: Task, out: Path) -> dict[str, Any]:
     """Pieces of a source, one after the other, to raw-00000.parquet and on, each with `shard_bytes` of text at most."""
-    source = _source_of(json.dumps(task.options["source"]))
+    source = source_of(json.dumps(task.options["source"]))
     first, last = task.only or (0, len(task.options["pieces"]))
     funnel, notes, technical = new_source_funnel(), Counter[str](), Technical()
     shards: list[dict[str, Any]] = []
@@ -207,9 +208,10 @@ def filter(task: Task, out: Path) -> dict[str, Any]:
     rules = QualityRules.model_validate(options["quality"]) if options["quality"] else None
     funnel, stats = new_source_funnel(), SourceStats()
     with ShardWriter(out / "drops.parquet", DROPPED) as drops, ShardWriter(out / "kept.parquet", RAW) as kept:
-        for _, row in numbered_rows(task, task.paths()[0]):
+        for row, scores in _with_scores(task):
             document, score = document_of(row), float(row["language_score"])
-            signals = {name: math.nan if value is None else value for name, value in json.loads(row["signals"]).items()}
+            found = json.loads(row["signals"]) | scores
+            signals = {name: math.nan if value is None else value for name, value in found.items()}
             dropped, note = _language_drop(document, options)
             if note:
                 funnel["language"].notes[note] = funnel["language"].notes.get(note, 0) + 1
@@ -217,7 +219,7 @@ def filter(task: Task, out: Path) -> dict[str, Any]:
                 asked = questions(document, score, signals, rules, options)
                 stats.judge(document.id, document.text, document.bytes, asked)
                 dropped = _first_failed(document, asked)
-            for step in ("language", "quality"):
+            for step in ("language", "quality", "toxicity"):
                 if dropped is not None and dropped.step == step:
                     break
                 funnel[step].keep(document.bytes)
@@ -235,7 +237,7 @@ def filter(task: Task, out: Path) -> dict[str, Any]:
                 signals={**signals, "language_score": score} if document.media != "code" and score else signals,
             )
     write_json(out / "observed.json", stats.as_json())
-    passed = funnel["quality"].out
+    passed = funnel["toxicity"].out
     return {
         "documents": funnel["language"].into.documents,
         "kept": passed.documents,
@@ -243,6 +245,14 @@ def filter(task: Task, out: Path) -> dict[str, Any]:
         "bytes_out": passed.bytes,
         "funnel": source_funnel_to_json(funnel),
     }
+
+
+def _with_scores(task: Task) -> Iterator[tuple[dict[str, Any], dict[str, float | None]]]:
+    """Each document's row with what the models said of it, where there are models."""
+    text, *scores = task.paths()
+    found = read_rows(scores[0]) if scores else repeat({})
+    first = task.only[0] if task.only else 0
+    yield from zip((row for _, row in numbered_rows(task, text)), islice(found, first, None), strict=False)
 
 
 def _language_drop(document: Document, options: Mapping[str, Any]) -> tuple[Drop | None, str]:
@@ -271,6 +281,9 @@ def questions(
         asked.append(Check(reason, "language_score", score, least, True, "language"))
     if rules is not None:
         asked += checks(signals, document.media, document.language, rules)
+    for category, threshold in options["toxicity"].items():
+        if not math.isnan(value := signals.get(f"toxicity_{category}", math.nan)):
+            asked.append(Check(f"toxic: {category}", f"toxicity_{category}", value, threshold, False, "toxicity"))
     return asked
 
 

@@ -135,17 +135,30 @@ def _follow(done: Done, step: str, function: str, file: str, documents: int, **m
     return make_task(step, done.task.name, function, root, inputs=inputs, bytes=size, hints=hints, **more)
 
 
-def filter_tasks(settings: CorpusSettings, extracted: Sequence[Done]) -> list[Task]:
+def filter_tasks(
+    settings: CorpusSettings,
+    extracted: Sequence[Done],
+    scored: Sequence[Done] = (),
+    classifier_threshold: float | None = None,
+    toxicity_thresholds: Mapping[str, float] | None = None,
+) -> list[Task]:
+    """`scored`: what models said of each text shard, where there are any, and the thresholds that they learned."""
     code = (*_corpus("quality_rules", "settings"), *_BASE)
     options = {
         "languages": list(settings.languages),
         "min_language_score": settings.min_language_score,
-        "quality": settings.quality.model_dump(mode="json") if settings.quality else None,
+        "quality": None,
+        "toxicity": dict(toxicity_thresholds or {}),
     }
+    if (rules := settings.quality) is not None:
+        if rules.min_classifier_score is None and classifier_threshold is not None:
+            rules = rules.model_copy(update={"min_classifier_score": classifier_threshold})
+        options["quality"] = rules.model_dump(mode="json")
+    scores = [[one.input("scores.parquet")] for one in scored] or [[]] * len(extracted)
     function = f"{_DOCUMENTS}:filter"
     return [
-        _follow(one, "filter", function, "text.parquet", one.stats["texts"], options=options, code=code)
-        for one in extracted
+        _follow(one, "filter", function, "text.parquet", one.stats["texts"], options=options, code=code, inputs=own)
+        for one, own in zip(extracted, scores, strict=True)
     ]
 
 

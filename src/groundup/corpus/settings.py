@@ -146,6 +146,65 @@ class HeldOut(Settings):
     """At most this many bytes of each source."""
 
 
+class ClassifierSettings(Settings):
+    """A quality classifier: one that was trained before, or trained here on good texts against bad ones."""
+
+    model: FileRef | None = None
+    """The folder of a trained one."""
+    good: Source | None = None
+    """Texts as they should be: any source (`{type: wikipedia, path: ...}`)."""
+    bad: Source | None = None
+    """Texts as they should not be. Without it: a sample of this corpus itself."""
+    documents: PositiveInt = 5_000
+    """At most so many of each."""
+    precision: Annotated[float, Field(gt=0, lt=1)] = 0.9
+    """How sure a document must be good; the threshold follows, unless `quality.min_classifier_score` says one."""
+
+    @model_validator(mode="after")
+    def _one_of_two(self) -> ClassifierSettings:
+        if (self.model is None) == (self.good is None):
+            raise ValueError("name either `model`, a trained one, or `good`, texts to learn from")
+        return self
+
+
+class PerplexitySettings(Settings):
+    """An n-gram model of reference text: what it finds surprising is measured, `quality.max_perplexity` judges."""
+
+    model: FileRef | None = None
+    """The folder of a trained one."""
+    reference: Source | None = None
+    """Texts to learn from: any source."""
+    documents: PositiveInt = 20_000
+    """At most so many of them."""
+    language: str = "en"
+    """Of the reference; documents in other languages are not measured."""
+
+    @model_validator(mode="after")
+    def _one_of_two(self) -> PerplexitySettings:
+        if (self.model is None) == (self.reference is None):
+            raise ValueError("name either `model`, a trained one, or `reference`, texts to learn from")
+        return self
+
+
+class ToxicitySettings(Settings):
+    """A toxicity model by category: one that was trained before, or trained here on labelled rows."""
+
+    model: FileRef | None = None
+    """The folder of a trained one."""
+    rows: FileRef | None = None
+    """Labelled rows (.jsonl or .csv, also .gz): `text`, and 0 or 1 in a field for each category."""
+    precision: Annotated[float, Field(gt=0, lt=1)] = 0.9
+    """How sure a document must be toxic to be dropped; a threshold for each category follows."""
+    max_scores: dict[str, Share | None] = Field(default_factory=dict)
+    """Other thresholds, by category. `null`: the category is measured and drops nothing."""
+
+    @model_validator(mode="after")
+    def _one_of_two(self) -> ToxicitySettings:
+        if (self.model is None) == (self.rows is None):
+            raise ValueError("name either `model`, a trained one, or `rows`, labelled texts to learn from")
+        return self
+
+
 class CorpusSettings(StageSettings):
     """Raw sources -> clean, deduplicated, mixed documents, with a reason and a count for every dropped document."""
 
@@ -161,6 +220,12 @@ class CorpusSettings(StageSettings):
     language, best extracts what is kept)."""
     quality: QualityRules | None = QualityRules()
     """Thresholds of the quality rules. `null`: no rules."""
+    classifier: ClassifierSettings | None = None
+    """A trained quality classifier, as one more signal. `null`: none."""
+    perplexity: PerplexitySettings | None = None
+    """An n-gram model of reference text, as one more signal. `null`: none."""
+    toxicity: ToxicitySettings | None = None
+    """Drop what a trained model finds toxic, by category. `null`: it is not looked at."""
     exact_duplicates: bool = True
     """Drop documents whose normalised text was seen before."""
     duplicate_urls: bool = False
@@ -199,7 +264,7 @@ class CorpusSettings(StageSettings):
     held_out: HeldOut | None = HeldOut()
     """Documents kept apart to measure on. `null`: none."""
     max_technical_share: Share = 0.02
-    """Stop when more of a shard than this is lost for one technical reason: a crash, a time-out, a broken installation."""
+    """Stop when more of a shard than this is lost for one technical reason: crashes, time-outs, a broken package."""
     document_seconds: PositiveFloat = 60.0
     """Longest CPU time that extracting one document may take."""
     shard_bytes: Annotated[int, Field(ge=10_000)] = 32_000_000
@@ -207,11 +272,11 @@ class CorpusSettings(StageSettings):
     engine: Annotated[Literal["local", "ray", "dask", "slurm"], Presentation()] = "local"
     """Who runs the shards: processes here, a Ray or Dask cluster, or Slurm arrays. The result does not depend on it."""
     address: Annotated[str | None, Presentation()] = None
-    """Of the Ray or Dask cluster (`auto`: the running one); options of `sbatch` for Slurm. Without it: one is started."""
+    """Of the Ray or Dask cluster (`auto`: the running one; without it one is started); for Slurm, options of `sbatch`."""
     workers: Annotated[NonNegativeInt | None, Presentation()] = None
     """Shards worked on at a time. Without it: one per core. 0: in this very process, for debuggers."""
     keep_work: Annotated[bool, Presentation()] = True
-    """Keep what every step left (about the raw text's size), so that a changed setting repeats its step and below only."""
+    """Keep what every step left, so that a changed setting repeats its step and those below only (twice the raw text)."""
 
     @model_validator(mode="after")
     def _names_fit(self) -> CorpusSettings:

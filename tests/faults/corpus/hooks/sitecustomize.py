@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 
 if os.environ.get("GROUNDUP_TEST_LOG"):
-    import re
     import signal
     import time
 
@@ -29,7 +28,7 @@ if os.environ.get("GROUNDUP_TEST_LOG"):
             while True:
                 pass
         if "POISON-HANG" in document.text:
-            re.match(r"(a+)+$", "a" * 60 + "b")  # holds the interpreter's lock for years
+            sum(range(1 << 60))  # in C, and never back in Python: no signal is looked at
         if "POISON-ERROR" in document.text:
             raise ValueError("this page has no end")
         return original(document, *rest)
