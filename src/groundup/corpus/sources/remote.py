@@ -19,6 +19,7 @@ from groundup.errors import EXIT_FAILED, UserError
 
 BLOCK_BYTES = 8_000_000
 TRIES = 5
+STALL_SECONDS = 60
 WAIT_SECONDS = 1.0  # before the second try; twice as long before each further one
 
 _SCHEME = re.compile(r"([a-z][a-z0-9+.-]*)://", re.IGNORECASE)
@@ -61,7 +62,14 @@ def file_system(address: str) -> tuple[Any, str]:
 
     scheme = address.partition("://")[0].lower()
     try:
-        return url_to_fs(normalised(address))  # type: ignore[no-any-return]
+        options: dict[str, Any] = {}
+        if scheme in ("http", "https"):
+            import aiohttp
+
+            # A large file may take hours; a server that sends nothing for a minute is asked again.
+            waits = aiohttp.ClientTimeout(total=None, sock_connect=STALL_SECONDS, sock_read=STALL_SECONDS)
+            options = {"client_kwargs": {"timeout": waits}}
+        return url_to_fs(normalised(address), **options)  # type: ignore[no-any-return]
     except ImportError as error:
         package = _PACKAGES.get(scheme, "")
         fix = f"pip install {package}, or pip install 'groundup[remote]'" if package else str(error)
@@ -142,9 +150,10 @@ class _Blocks(io.RawIOBase):
     def __init__(self, system: Any, path: str, address: str, info: dict[str, Any]) -> None:
         self._system, self._path, self._address = system, path, address
         self._size: int | None = info.get("size")
-        is_web = address.lower().startswith(("http://", "https://"))
-        self._ranges = self._size is not None and (not is_web or bool(info.get("partial")))
+        self._ranges = self._size is not None and info.get("partial", True)
+        self._is_web = address.lower().startswith(("http://", "https://"))
         self._place = 0
+        self._web_file: Any = None
         self._stream: Any = None
         self._stream_place = 0
 
@@ -169,17 +178,34 @@ class _Blocks(io.RawIOBase):
         if self._size is not None and self._place >= self._size:
             return 0
         wanted = len(buffer) if self._size is None else min(len(buffer), self._size - self._place)
-        read = self._range if self._ranges else self._forwards
-        data = _insist(lambda: read(wanted), self._address)
+        data = _insist(lambda: (self._range if self._ranges else self._forwards)(wanted), self._address)
         buffer[: len(data)] = data
         self._place += len(data)
         return len(data)
 
     def _range(self, wanted: int) -> bytes:
-        data: bytes = self._system.cat_file(self._path, start=self._place, end=self._place + wanted)
+        data = self._web_range(wanted) if self._is_web else self._cat(wanted)
+        if data is None:
+            return self._forwards(wanted)
         if len(data) != wanted:
             raise ConnectionError(f"{len(data):,} bytes came where {wanted:,} were asked for")
         return data
+
+    def _cat(self, wanted: int) -> bytes:
+        return bytes(self._system.cat_file(self._path, start=self._place, end=self._place + wanted))
+
+    def _web_range(self, wanted: int) -> bytes | None:
+        """None where the server knows no ranges. (Asked by `cat_file`, it would send all of the file at once.)"""
+        if self._web_file is None:
+            self._web_file = self._system.open(
+                self._path, "rb", block_size=BLOCK_BYTES, cache_type="none", size=self._size
+            )
+        try:
+            self._web_file.seek(self._place)
+            return bytes(self._web_file.read(wanted))
+        except ValueError:  # fsspec's word for it
+            self._ranges = False
+            return None
 
     def _forwards(self, wanted: int) -> bytes:
         try:
@@ -212,21 +238,23 @@ def _insist(call: Callable[[], T], address: str) -> T:
     for attempt in range(TRIES):
         try:
             return call()
-        except (FileNotFoundError, PermissionError, IsADirectoryError, NotImplementedError):
-            raise
-        except UserError:
+        except (PermissionError, IsADirectoryError, NotImplementedError, UserError):
             raise
         except Exception as error:
+            # Whatever keeps a web server from answering, fsspec says that the file is not there; the cause says why.
+            cause = error.__cause__ or error
+            if isinstance(cause, FileNotFoundError):
+                raise
             # aiohttp's, botocore's and the Hub's errors have no common base; all that have a status call it so
-            if _status(error) in _FOR_GOOD:
-                raise OSError(f"{type(error).__name__}: {error}") from error
+            if _status(cause) in _FOR_GOOD:
+                raise OSError(f"{type(cause).__name__}: {cause}") from error
             if attempt == TRIES - 1:
                 raise RemoteUnreachableError(address, error) from error
             time.sleep(WAIT_SECONDS * 2**attempt)
     raise AssertionError("unreachable")
 
 
-def _status(error: Exception) -> int | None:
+def _status(error: BaseException) -> int | None:
     return getattr(error, "status", None) or getattr(getattr(error, "response", None), "status_code", None)
 
 
