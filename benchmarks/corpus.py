@@ -2,9 +2,9 @@
 
     python benchmarks/corpus.py [--json] [--quick] [--scaling] [--pages FOLDER ...] [--peers .bench-venv-corpus]
 
-The corpus: real HTML at hand (folders of pages, Rust's documentation in several languages, the archives of shared/data),
-and copies of these pages that are planted: exact ones, copies with 1 to 20 % of their words changed, and pages that
-share nothing but their boilerplate; 20 gzipped WARC files.
+The corpus: real HTML at hand (folders of pages, Rust's documentation in several languages, the archives of shared/
+data), and copies of these pages that are planted: exact ones, copies with 1 to 20 % of their words changed, and pages
+that share nothing but their boilerplate; 20 gzipped WARC files.
 
 Every system does the same to each document: main text by Resiliparse, language, quality rules, personal data. datatrove
 runs our own functions for that in its pipeline, and its own reading, writing, executor and MinHash. Systems take turns,
@@ -137,7 +137,7 @@ def edited(data: bytes, share: float, rng: random.Random) -> bytes:
 def write_archives(pages: Iterator[tuple[str, bytes]], folder: Path) -> dict[str, Any]:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    files = [open(folder / f"{number:02d}.warc.gz", "wb") for number in range(FILES)]
+    records: list[list[bytes]] = [[] for _ in range(FILES)]
     count = size = 0
     for number, (address, data) in enumerate(pages):
         http = b"HTTP/1.1 200 OK\r\nContent-Type: text/html; charset=utf-8\r\n\r\n" + data
@@ -146,11 +146,11 @@ def write_archives(pages: Iterator[tuple[str, bytes]], folder: Path) -> dict[str
             f"WARC-Record-ID: <urn:uuid:00000000-0000-4000-8000-{number:012d}>\r\n"
             f"Content-Type: application/http; msgtype=response\r\nContent-Length: {len(http)}\r\n\r\n"
         )
-        files[number % FILES].write(gzip.compress(head.encode() + http + b"\r\n\r\n", 6, mtime=0))
+        records[number % FILES].append(gzip.compress(head.encode() + http + b"\r\n\r\n", 6, mtime=0))
         count += 1
         size += len(data)
-    for file in files:
-        file.close()
+    for number, own in enumerate(records):
+        (folder / f"{number:02d}.warc.gz").write_bytes(b"".join(own))
     archives = common.ROOT.parent / "shared" / "data" / "web"
     for name in ARCHIVES:
         if (archives / name).is_file():
@@ -321,8 +321,8 @@ def told(report: dict[str, Any]) -> str:
     lines.append(f"{'':12} {'pages/CPU s':>12} {'CPU s':>8} {'wall s':>8} {'peak MB':>8} {'passed':>8} {'kept':>8}")
     for one in report["results"]:
         lines.append(
-            f"{one['name']:12} {one['documents_per_cpu_second']:12,.0f} {one['cpu_seconds']:8,.1f} {one['median']:8,.1f} "
-            f"{one['peak_memory_bytes'] / 1e6:8,.0f} {one['passed']:8,} {one['kept']:8,}"
+            f"{one['name']:12} {one['documents_per_cpu_second']:12,.0f} {one['cpu_seconds']:8,.1f} "
+            f"{one['median']:8,.1f} {one['peak_memory_bytes'] / 1e6:8,.0f} {one['passed']:8,} {one['kept']:8,}"
         )
     lines.append("")
     lines += [

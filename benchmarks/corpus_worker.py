@@ -108,7 +108,7 @@ def _total(value: Any) -> int:
     return int(value["total"] if isinstance(value, dict) else value)
 
 
-def clean_pages(pages: Any, rank: int = 0, world_size: int = 1) -> Any:
+def clean_pages(pages: Any, *_rank_and_world_size: int) -> Any:
     """The per-document steps of ours, with their functions: main text, language, boilerplate, signals, rules."""
     from groundup.corpus.extract import main_text
     from groundup.corpus.language import detect
@@ -130,7 +130,7 @@ def clean_pages(pages: Any, rank: int = 0, world_size: int = 1) -> Any:
             yield page
 
 
-def scrub_pages(pages: Any, rank: int = 0, world_size: int = 1) -> Any:
+def scrub_pages(pages: Any, *_rank_and_world_size: int) -> Any:
     from groundup.corpus.pii import scrub
     from groundup.corpus.settings import PII_TYPES
 
