@@ -86,7 +86,8 @@ def train(
 
     Every fifth document of each kind is held out: it calibrates the probability and finds the threshold at which
     `precision` is reached. With `share`, the threshold is what that share of the held-out bad texts reaches: where they
-    are a sample of the corpus itself, as in DCLM, that share of the corpus is kept. Raises UserError where there are too few texts, or the kinds cannot be told apart so well.
+    are a sample of the corpus itself, as in DCLM, that share of the corpus is kept. Raises UserError where there are
+    too few texts, or the kinds cannot be told apart so well.
     """
     kinds = [[_buckets(words_in(text).hashes, bits) for text in texts] for texts in (bad, good)]
     kinds = [[buckets for buckets in kind if len(buckets)] for kind in kinds]
@@ -99,7 +100,7 @@ def train(
     parts = [_split(kind) for kind in kinds]
     pieces = [[piece for buckets in train for piece in _pieces(buckets)] for train, _ in parts]
     weights = _fit(pieces[0], pieces[1], bits, seed)
-    held_out = [np.array([weights[buckets].mean() for buckets in kept]) for _, kept in parts]
+    held_out = [np.array([weights[buckets].mean() for buckets in kept], np.float64) for _, kept in parts]
     raw = np.concatenate(held_out)
     labels = np.repeat([0.0, 1.0], [len(scores) for scores in held_out])
     slope, bias = _calibrated(raw, labels)
