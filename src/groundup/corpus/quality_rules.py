@@ -54,7 +54,14 @@ RULES: tuple[Rule, ...] = (
         for n, factor in ((2, 1.0), (3, 0.9), (4, 0.8))
     ),
     *(
-        Rule("repeated passages", f"duplicate_{n}grams", "max_duplicate_ngrams", WRITTEN, (20 - n) / 10)
+        # option lists and tables repeat five words in a row, but not ten
+        Rule(
+            "repeated passages",
+            f"duplicate_{n}grams",
+            "max_duplicate_ngrams",
+            WRITTEN if n == 10 else RUNNING,
+            (20 - n) / 10,
+        )
         for n in reversed(DUPLICATE_NGRAMS)
     ),
     Rule("a word is too long", "longest_word_chars", "max_word_chars", RUNNING),
