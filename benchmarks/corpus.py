@@ -59,10 +59,11 @@ def main() -> int:
     parser.add_argument("--pages", type=Path, nargs="*", help="folders of .html files")
     parser.add_argument("--peers", type=Path, default=common.ROOT / ".bench-venv-corpus", help="Python with datatrove")
     parser.add_argument("--turns", type=int, default=2)
+    parser.add_argument("--most", type=int, default=4_700, help="so many real pages; copies come on top")
     arguments = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = "1"
     facts = common.machine(["groundup", "pyarrow", "resiliparse", "trafilatura", "fastwarc"])
-    most = 300 if arguments.quick else 4_700
+    most = 300 if arguments.quick else arguments.most
     absent: list[str] = []
     with tempfile.TemporaryDirectory(prefix="groundup-corpus-") as name:
         work = Path(name)
@@ -91,9 +92,8 @@ def real_pages(folders: Sequence[Path], most: int, absent: list[str]) -> list[tu
         if not folder.is_dir():
             absent.append(f"pages of {folder}")
             continue
-        found += [
-            (f"https://{folder.name}.example/{path.relative_to(folder)}", path) for path in folder.rglob("*.html")
-        ]
+        files = (path for path in folder.rglob("*.html") if path.is_file())
+        found += [(f"https://{folder.name}.example/{path.relative_to(folder)}", path) for path in files]
     found.sort(key=lambda one: hashlib.sha256(one[0].encode()).digest())
     pages = [(address, path.read_bytes()) for address, path in found[:most] if path.stat().st_size < 2_000_000]
     if len(pages) < 100:
