@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from groundup.corpus.estimate import EFFICIENCY, timing_report
-from groundup.corpus.rates import FILE, OTHER, SHIPPED, foretell, rate_of_kind, remember
+from groundup.corpus.rates import FILE, OTHER, SHIPPED, foretell, kind_of, rate_of_kind, remember
 
 
 def timing(source: str, size: int, cpu: float) -> dict[str, object]:
@@ -68,3 +68,10 @@ def test_max_bytes_limits_the_text_on_disk_and_not_the_work(tmp_path: Path) -> N
     some = foretell([("books", 1e9, 1e6)], tmp_path, cores=1)
     assert some["seconds"] == all_of_it["seconds"]
     assert some["disk_bytes"] < all_of_it["disk_bytes"]
+
+
+def test_a_fast_extractor_makes_web_archives_a_kind_of_their_own(tmp_path: Path) -> None:
+    assert kind_of("warc", "cascade") == kind_of("warc", "best") == "warc"
+    fast, slow = (rate_of_kind(kind_of("warc", how), tmp_path).cpu_seconds for how in ("fast", "cascade"))
+    assert fast < slow
+    assert kind_of("books", "fast") == "books"

@@ -32,7 +32,7 @@ from groundup.corpus.engines import open_engine
 from groundup.corpus.estimate import timing_report
 from groundup.corpus.funnel import Count, SourceFunnel, check_adds_up, funnel_report, merged, source_funnel_from_json
 from groundup.corpus.mixture import mixture_of
-from groundup.corpus.rates import remember
+from groundup.corpus.rates import kind_of, remember
 from groundup.corpus.runner import Runner, timing_records, without_unused
 from groundup.corpus.settings import CorpusSettings
 from groundup.corpus.shards import read_rows
@@ -96,7 +96,8 @@ def run(settings: CorpusSettings, context: StageContext) -> StageResult:
     records, cores = timing_records(runner.finished), settings.workers or os.cpu_count() or 1
     timing = timing_report(records, cores=cores, wall_seconds=time.monotonic() - started)
     write_json(context.folder / "timing.json", timing)
-    remember(context.cache, {name: source.type for name, source in settings.sources.items()}, timing)
+    kinds = {name: kind_of(source.type, settings.extract) for name, source in settings.sources.items()}
+    remember(context.cache, kinds, timing)
     if settings.keep_work:
         without_unused(root, runner.finished)
     else:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from groundup.artifacts import StageContext
 from groundup.corpus.engines import default_workers
-from groundup.corpus.rates import foretell
+from groundup.corpus.rates import foretell, kind_of
 from groundup.corpus.settings import CorpusSettings, ExamFiles, ExamTasks
 from groundup.corpus.source_settings import PathSource, PythonCodeSource
 from groundup.corpus.sources.files import local_files
@@ -35,7 +35,7 @@ def check(settings: CorpusSettings, context: StageContext) -> CheckReport:
             raw = _size_of(source.path, problems, packages)
         elif isinstance(source, PythonCodeSource):
             raw = float(source.max_bytes or 60e6)
-        parts.append((source.type, raw, source.max_bytes))
+        parts.append((kind_of(source.type, settings.extract), raw, source.max_bytes))
     for exam in settings.decontaminate:
         if isinstance(exam, ExamFiles):
             _size_of(exam.path, problems, packages)
