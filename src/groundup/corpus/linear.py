@@ -43,7 +43,7 @@ def fit(
     def loss(weights: Floats) -> tuple[float, Floats]:
         z = np.bincount(row, value * weights[place], len(truth)) + weights[width + origin]
         # log(1 + exp(z)) - y z, without overflow
-        total = float(np.sum(np.logaddexp(0, z) - truth * z)) + 0.5 * ridge * float(weights[:width] @ weights[:width])
+        total = float(np.sum(np.logaddexp(0, z) - truth * z)) + 0.5 * ridge * _dot(weights[:width], weights[:width])
         rest = 1 / (1 + np.exp(-z)) - truth
         slope = np.empty_like(weights)
         slope[:width] = np.bincount(place, value * rest[row], width) + ridge * weights[:width]
@@ -83,18 +83,18 @@ def minimise(loss: Callable[[Floats], tuple[float, Floats]], start: Floats, step
         direction = slope.copy()
         shares = []
         for moved, turned, scale in reversed(past):
-            share = scale * float(moved @ direction)
+            share = scale * _dot(moved, direction)
             direction -= share * turned
             shares.append(share)
         if past:
             moved, turned, scale = past[-1]
-            direction *= 1 / (scale * float(turned @ turned))
+            direction *= 1 / (scale * _dot(turned, turned))
         for (moved, turned, scale), share in zip(past, reversed(shares), strict=True):
-            direction += (share - scale * float(turned @ direction)) * moved
-        fall = -float(slope @ direction)
+            direction += (share - scale * _dot(turned, direction)) * moved
+        fall = -_dot(slope, direction)
         if fall > -1e-10:
             break
-        step = 1.0 if past else 1 / max(1.0, float(np.linalg.norm(slope)))
+        step = 1.0 if past else 1 / max(1.0, _dot(slope, slope) ** 0.5)
         while True:
             new_point = point - step * direction
             new_value, new_slope = loss(new_point)
@@ -102,10 +102,15 @@ def minimise(loss: Callable[[Floats], tuple[float, Floats]], start: Floats, step
                 break
             step /= 2
         moved, turned = new_point - point, new_slope - slope
-        if (curvature := float(moved @ turned)) > 1e-12:
+        if (curvature := _dot(moved, turned)) > 1e-12:
             past = [*past[1 - memory :], (moved, turned, 1 / curvature)]
         is_done = value - new_value < 1e-7 * max(1.0, abs(value))
         point, value, slope = new_point, new_value, new_slope
         if is_done:
             break
     return point
+
+
+def _dot(one: Floats, other: Floats) -> float:
+    """Not BLAS: its threads add up in another order on another machine, and fight for the cores of a busy one."""
+    return float((one * other).sum())

@@ -27,28 +27,29 @@ from groundup.errors import UserError
 FORMAT = "groundup-names-1"
 _WORD = re.compile(r"[^\W_]+(?:['\u2019-][^\W_]+)*|[^\w\s]")
 # Common given names of many countries, ours and short: a feature among others, so that few sentences can teach much.
-_GIVEN = frozenset(
-    (
-        "james john robert michael william david richard joseph thomas charles daniel matthew anthony mark paul steven andrew "
-        "kenneth george brian edward ronald kevin jason jeff jeffrey ryan jacob gary eric stephen jonathan larry justin scott "
-        "brandon ben benjamin samuel sam gregory frank alexander alex patrick jack dennis jerry tyler aaron henry peter adam "
-        "nathan zachary kyle walter harold jeremy ethan carl keith roger gerald christian sean arthur austin noah jesse joe "
-        "bryan billy jordan albert dylan bruce willie gabriel alan juan logan wayne ralph roy eugene randy vincent russell "
-        "louis philip bobby johnny bradley mary patricia jennifer linda elizabeth barbara susan jessica sarah karen lisa nancy "
-        "betty sandra margaret ashley kimberly emily donna michelle carol amanda melissa deborah stephanie rebecca laura helen "
-        "sharon cynthia kathleen amy angela shirley anna brenda pamela emma nicole samantha katherine christine debra rachel "
-        "carolyn janet maria heather diane olivia julie joyce victoria ruth virginia lauren kelly christina joan evelyn judith "
-        "andrea hannah megan cheryl jacqueline martha madison teresa gloria sara janice ann kathryn abigail sophia frances "
-        "jean alice judy isabella julia grace denise amber marilyn danielle beverly charlotte marie tom tim bill bob jim mike "
-        "dave chris steve matt dan tony nick rick greg ted fred ken ron don jane kate katie jenny sue ali ahmed mohammed "
-        "muhammad mohamed omar hassan hussein ibrahim yusuf fatima aisha layla khalid wei ming li chen hiroshi kenji yuki "
-        "akira sakura raj ravi amit sunil priya anita deepak sanjay vijay lakshmi hans klaus jurgen wolfgang stefan andreas "
-        "heike sabine petra pierre jacques francois michel philippe claude nathalie isabelle sophie camille carlos jose luis "
-        "miguel pedro pablo javier diego ana carmen lucia elena giovanni giuseppe marco luca paolo giulia francesca ivan "
-        "dmitri sergei vladimir boris olga natasha tatiana lars erik sven ingrid astrid bjorn piotr jan anna katarzyna agnieszka "
-        "joao paulo fernando ricardo beatriz mehmet mustafa emre ayse kofi kwame chinedu ngozi thabo nina allen martin"
-    ).split()
-)
+_GIVEN_NAMES = """
+    james john robert michael william david richard joseph thomas charles daniel matthew anthony mark paul
+    steven andrew kenneth george brian edward ronald kevin jason jeff jeffrey ryan jacob gary eric stephen
+    jonathan larry justin scott brandon ben benjamin samuel sam gregory frank alexander alex patrick jack
+    dennis jerry tyler aaron henry peter adam nathan zachary kyle walter harold jeremy ethan carl keith roger
+    gerald christian sean arthur austin noah jesse joe bryan billy jordan albert dylan bruce willie gabriel
+    alan juan logan wayne ralph roy eugene randy vincent russell louis philip bobby johnny bradley mary
+    patricia jennifer linda elizabeth barbara susan jessica sarah karen lisa nancy betty sandra margaret
+    ashley kimberly emily donna michelle carol amanda melissa deborah stephanie rebecca laura helen sharon
+    cynthia kathleen amy angela shirley anna brenda pamela emma nicole samantha katherine christine debra
+    rachel carolyn janet maria heather diane olivia julie joyce victoria ruth virginia lauren kelly christina
+    joan evelyn judith andrea hannah megan cheryl jacqueline martha madison teresa gloria sara janice ann
+    kathryn abigail sophia frances jean alice judy isabella julia grace denise amber marilyn danielle beverly
+    charlotte marie tom tim bill bob jim mike dave chris steve matt dan tony nick rick greg ted fred ken ron
+    don jane kate katie jenny sue ali ahmed mohammed muhammad mohamed omar hassan hussein ibrahim yusuf fatima
+    aisha layla khalid wei ming li chen hiroshi kenji yuki akira sakura raj ravi amit sunil priya anita deepak
+    sanjay vijay lakshmi hans klaus jurgen wolfgang stefan andreas heike sabine petra pierre jacques francois
+    michel philippe claude nathalie isabelle sophie camille carlos jose luis miguel pedro pablo javier diego
+    ana carmen lucia elena giovanni giuseppe marco luca paolo giulia francesca ivan dmitri sergei vladimir
+    boris olga natasha tatiana lars erik sven ingrid astrid bjorn piotr jan katarzyna agnieszka joao paulo
+    fernando ricardo beatriz mehmet mustafa emre ayse kofi kwame chinedu ngozi thabo nina allen martin
+"""
+_GIVEN = frozenset(_GIVEN_NAMES.split())
 _TITLES = frozenset(
     ("mr", "mrs", "ms", "miss", "dr", "prof", "sir", "president", "senator", "judge", "dear", "herr", "frau")
 )
