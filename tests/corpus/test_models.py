@@ -10,7 +10,9 @@ import math
 import random
 import re
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,6 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from groundup.corpus import classifier, perplexity
+from groundup.corpus.settings import ClassifierSettings
 from groundup.corpus.words import word_hash, words_in
 from groundup.errors import UserError
 
@@ -253,3 +256,37 @@ def test_too_little_reference_text_is_refused(tmp_path: Path) -> None:
 
 def test_the_hash_of_a_word_does_not_stand_for_the_beginning() -> None:
     assert word_hash("s") != int(perplexity._BEGIN)
+
+
+# ---------------------------------------------------------------- in a build
+
+
+def test_a_build_trains_them_scores_with_them_and_keeps_the_share_that_was_asked_for(
+    build: Callable[..., Any], articles: list[str], pages: list[str], tmp_path: Path
+) -> None:
+    for name, texts in (("web", pages), ("reference", articles[:300])):
+        rows = "".join(json.dumps({"text": text}) + "\n" for text in texts)
+        (tmp_path / f"{name}.jsonl").write_text(rows, encoding="utf-8")
+    reference = {"type": "jsonl", "path": str(tmp_path / "reference.jsonl")}
+    built = build(
+        sources={"web": {"type": "jsonl", "path": str(tmp_path / "web.jsonl")}},
+        classifier={"good": reference, "keep_share": 0.3},
+        perplexity={"reference": reference},
+        quality={"min_words": None, "max_perplexity": 20_000},
+        near_duplicate_threshold=None,
+        held_out=None,
+        pii=[],
+    )
+    kept = [row["text"] for row in built.rows("documents", "web")]
+    reasons = Counter(row["reason"] for row in built.rows("dropped", "web"))
+    assert 0.15 <= len(kept) / len(pages) <= 0.45
+    assert reasons["scored too low by the classifier"] >= 0.4 * len(pages)
+    classifier.train(articles[:300], pages, tmp_path / "again", share=0.3)
+    again = classifier.load(tmp_path / "again")
+    assert np.median(again.score(kept)) > np.quantile(again.score(pages), 0.6), "the likest to the reference stay"
+
+
+def test_a_share_is_refused_where_there_is_no_sample_to_learn_it_from() -> None:
+    source = {"type": "jsonl", "path": "rows.jsonl"}
+    with pytest.raises(ValueError, match="keep_share is learned from a sample of the corpus"):
+        ClassifierSettings(good=source, bad=source, keep_share=0.2)  # type: ignore[arg-type]

@@ -48,15 +48,22 @@ def _reference(settings: Mapping[str, Any], task: Task, most: int) -> Iterator[s
 
 
 def _sample(paths: Sequence[Path], most: int, languages: Sequence[str]) -> list[str]:
-    """Texts of the corpus itself, by a hash of their ids: the same whatever the order of the shards."""
+    """Texts of the corpus itself, by a hash of their ids: the same whatever the order of the shards.
+
+    At most a fifth of a corpus, but a hundred: what a model has learned as bad it scores lower than its like.
+    """
+    number = 0
 
     def candidates() -> Iterator[tuple[bytes, str]]:
+        nonlocal number
         for path in paths:
             for row in read_rows(path, ("id", "text", "media", "language")):
                 if row["media"] != "code" and (not languages or row["language"] in languages):
+                    number += 1
                     yield sha256(row["id"].encode()).digest(), row["text"]
 
-    return [text for _, text in nsmallest(most, candidates())]
+    chosen = nsmallest(most, candidates())
+    return [text for _, text in chosen[: max(100, number // 5)]]
 
 
 def train_classifier(task: Task, out: Path) -> dict[str, Any]:
@@ -66,7 +73,7 @@ def train_classifier(task: Task, out: Path) -> dict[str, Any]:
         bad = list(_reference(options["bad"], task, options["documents"]))
     else:
         bad = _sample(task.paths(), options["documents"], options["languages"])
-    model = classifier.train(good, bad, out, precision=options["precision"])
+    model = classifier.train(good, bad, out, precision=options["precision"], share=options["keep_share"])
     return {"documents": len(good) + len(bad), "measured": vars(model.measured)}
 
 

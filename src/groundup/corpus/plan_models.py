@@ -57,6 +57,7 @@ def train(settings: CorpusSettings, context: StageContext, extracted: Sequence[D
                 "identity": [_identity(one, cache) for one in (wanted.good, wanted.bad) if one is not None],
                 "documents": wanted.documents,
                 "precision": wanted.precision,
+                "keep_share": wanted.keep_share,
                 "languages": list(settings.languages),
             }
             inputs = [one.input("text.parquet") for one in sample]

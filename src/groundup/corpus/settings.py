@@ -159,11 +159,15 @@ class ClassifierSettings(Settings):
     """At most so many of each."""
     precision: Annotated[float, Field(gt=0, lt=1)] = 0.9
     """How sure a document must be good; the threshold follows, unless `quality.min_classifier_score` says one."""
+    keep_share: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Instead of `precision`: keep about this share of the corpus, its best. For `good` alone, without `bad`."""
 
     @model_validator(mode="after")
     def _one_of_two(self) -> ClassifierSettings:
         if (self.model is None) == (self.good is None):
             raise ValueError("name either `model`, a trained one, or `good`, texts to learn from")
+        if self.keep_share is not None and (self.model is not None or self.bad is not None):
+            raise ValueError("keep_share is learned from a sample of the corpus: leave out `bad` and `model`")
         return self
 
 
