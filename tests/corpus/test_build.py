@@ -10,12 +10,15 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from groundup.corpus import phases_write
 from groundup.corpus.build import check
-from groundup.corpus.settings import CorpusSettings
+from groundup.corpus.heldout import choose_held_out
+from groundup.corpus.settings import CorpusSettings, HeldOut
 from groundup.errors import UserError
 
 from .conftest import Built, context_in
@@ -318,3 +321,23 @@ def test_a_run_leaves_its_results_and_nothing_else(build: Callable[..., Built], 
         "stats.json",
         "timing.json",
     ]
+
+
+@given(
+    sizes=st.lists(st.tuples(st.integers(1, 400), st.integers(0, 12)), min_size=1, max_size=40),
+    share=st.sampled_from([0.0, 0.01, 0.2, 1.0]),
+    most=st.sampled_from([50, 1_000_000]),
+)
+def test_held_out_documents_are_chosen_from_arrays_as_from_lists(
+    sizes: list[tuple[int, int]], share: float, most: int
+) -> None:
+    wanted = HeldOut(share=share, max_bytes=most)
+    ids, clusters = [f"d{n}" for n in range(len(sizes))], [f"c{cluster}" for _, cluster in sizes]
+    expected = choose_held_out(ids, [size for size, _ in sizes], clusters, wanted)
+    rows = [
+        (0, size, phases_write._hash(f"held out\0{cluster}"))
+        for (size, _), cluster in zip(sizes, clusters, strict=True)
+    ]
+    table = np.array(rows, phases_write._LIGHT)
+    chosen = phases_write._held_out(table, wanted)
+    assert np.isin(table["cluster"], chosen).tolist() == expected

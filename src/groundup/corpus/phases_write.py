@@ -24,7 +24,6 @@ from groundup.corpus.decontaminate import ExamIndex, ExamItem, add_hits
 from groundup.corpus.document import Document, Drop, drop
 from groundup.corpus.exact import cut_paragraphs
 from groundup.corpus.funnel import new_source_funnel, source_funnel_to_json
-from groundup.corpus.heldout import choose_held_out
 from groundup.corpus.keytable import map_array, write_array
 from groundup.corpus.phases_documents import numbered_rows
 from groundup.corpus.pii import scrub
@@ -192,48 +191,77 @@ def _exam_index(path: Path) -> ExamIndex:
 def select(task: Task, out: Path) -> dict[str, Any]:
     """flags-00000.npy and on, one per clean shard: TRAINING, HELD_OUT or BEYOND for each of its documents.
 
-    Which documents are taken depends on hashes of their ids and clusters, never on their order.
+    Which documents are taken depends on hashes of their ids and clusters, never on their order. In memory are 25 bytes
+    for each document of the corpus: two hashes, a size and a flag.
     """
+    wanted = HeldOut.model_validate(task.options["held_out"]) if task.options["held_out"] else None
+    tables = [_light_table(path) for path in task.paths()]
+    flags = [np.full(len(table), TRAINING, np.uint8) for table in tables]
     by_source: dict[str, list[int]] = {}
     for place, source in enumerate(task.options["sources"]):
         by_source.setdefault(source, []).append(place)
-    paths = task.paths()
-    held_out_settings = task.options["held_out"]
-    wanted = HeldOut.model_validate(held_out_settings) if held_out_settings else None
-    flags: dict[int, np.ndarray[Any, np.dtype[np.uint8]]] = {}
-    clusters: dict[str, list[str]] = {}  # of each source's documents that are taken
-    chosen: set[str] = set()
+    chosen = [np.empty(0, np.uint64)]
     for source, places in by_source.items():
-        rows = [(place, row) for place in places for row in read_rows(paths[place])]
-        taken = _within(rows, task.options["max_bytes"].get(source))
-        for place in places:
-            own = [is_taken for (where, _), is_taken in zip(rows, taken, strict=True) if where == place]
-            flags[place] = np.where(np.array(own, bool), TRAINING, BEYOND).astype(np.uint8)
-        left = [row for (_, row), is_taken in zip(rows, taken, strict=True) if is_taken]
-        clusters[source] = [row["cluster"] for row in left]
+        table = np.concatenate([tables[place] for place in places])
+        is_taken = _within(table, task.options["max_bytes"].get(source))
+        ends = np.cumsum([len(tables[place]) for place in places])
+        for place, own in zip(places, np.split(is_taken, ends[:-1]), strict=True):
+            flags[place][~own] = BEYOND
         if wanted is not None:
-            ids, sizes = [row["id"] for row in left], [row["bytes"] for row in left]
-            held = choose_held_out(ids, sizes, clusters[source], wanted)
-            # A cluster that reaches into another source is held out there as well.
-            chosen |= {cluster for cluster, is_held in zip(clusters[source], held, strict=True) if is_held}
-    for place, own_flags in flags.items():
-        if chosen:
-            for number, row in enumerate(read_rows(paths[place], ("cluster",))):
-                if own_flags[number] == TRAINING and row["cluster"] in chosen:
-                    own_flags[number] = HELD_OUT
-        write_array(out / f"flags-{place:05d}.npy", own_flags)
-    return {"documents": sum(len(one) for one in flags.values())}
+            chosen.append(_held_out(table[is_taken], wanted))
+    held_out = np.unique(np.concatenate(chosen))  # a cluster that reaches into another source is held out there as well
+    for place, (table, own) in enumerate(zip(tables, flags, strict=True)):
+        own[(own == TRAINING) & np.isin(table["cluster"], held_out)] = HELD_OUT
+        write_array(out / f"flags-{place:05d}.npy", own)
+    return {"documents": sum(map(len, tables))}
 
 
-def _within(rows: list[tuple[int, dict[str, Any]]], max_bytes: int | None) -> list[bool]:
-    if max_bytes is None:
-        return [True] * len(rows)
-    taken, total = [False] * len(rows), 0
-    for number in sorted(range(len(rows)), key=lambda one: sha256(rows[one][1]["id"].encode()).digest()):
-        if total + rows[number][1]["bytes"] <= max_bytes:
-            total += rows[number][1]["bytes"]
-            taken[number] = True
+_LIGHT = np.dtype([("id", "<u8"), ("bytes", "<i8"), ("cluster", "<u8")])
+
+
+def _light_table(path: Path) -> np.ndarray[Any, np.dtype[Any]]:
+    """Ids and clusters as the first 64 bits of their sha256, by which documents are ordered."""
+    rows = [
+        (_hash(row["id"]), row["bytes"], _hash(f"held out\0{row['cluster']}"))
+        for row in read_rows(path, ("id", "bytes", "cluster"))
+    ]
+    return np.array(rows, _LIGHT)
+
+
+def _hash(text: str) -> int:
+    return int.from_bytes(sha256(text.encode("utf-8", "surrogatepass")).digest()[:8], "big")
+
+
+def _within(table: np.ndarray[Any, np.dtype[Any]], max_bytes: int | None) -> np.ndarray[Any, np.dtype[np.bool_]]:
+    """Whether each document is taken: by the hash of its id, while they fit."""
+    taken = np.ones(len(table), bool)
+    if max_bytes is not None:
+        order = np.argsort(table["id"], kind="stable")
+        taken[order] = _fitting(table["bytes"][order], max_bytes)
     return taken
+
+
+def _fitting(sizes: np.ndarray[Any, np.dtype[np.int64]], budget: float) -> np.ndarray[Any, np.dtype[np.bool_]]:
+    """Of sizes in order, those that fit into what the ones before them have left of the budget."""
+    fits = np.zeros(len(sizes), bool)
+    total = 0
+    for place, size in enumerate(sizes.tolist()):
+        if total + size <= budget:
+            total += size
+            fits[place] = True
+    return fits
+
+
+def _held_out(table: np.ndarray[Any, np.dtype[Any]], wanted: HeldOut) -> np.ndarray[Any, np.dtype[np.uint64]]:
+    """The clusters of one source that are held out: `heldout.choose_held_out`, on arrays."""
+    clusters, owner = np.unique(table["cluster"], return_inverse=True)  # sorted: in the order of their hashes
+    sizes = np.bincount(owner, weights=table["bytes"], minlength=len(clusters)).astype(np.int64)
+    budget = min(wanted.share * int(sizes.sum()), wanted.max_bytes)
+    fits = _fitting(sizes, budget)
+    if not fits.any() and budget > 0:
+        tenth = min(0.1 * int(sizes.sum()), wanted.max_bytes)
+        fits = _fitting(sizes, tenth) & (np.cumsum(_fitting(sizes, tenth)) == 1)
+    return np.asarray(clusters[fits], np.uint64)
 
 
 # ---------------------------------------------------------------- G: write

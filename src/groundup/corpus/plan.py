@@ -354,7 +354,7 @@ def select_tasks(settings: CorpusSettings, finished: Sequence[Done], root: Path)
         "max_bytes": limits,
         "held_out": settings.held_out.model_dump(mode="json") if settings.held_out else None,
     }
-    code = (*_corpus("heldout", "keytable"), *_BASE)
+    code = (*_corpus("keytable"), *_BASE)
     inputs = _files(finished, "light.parquet")
     return [make_task("select", "all sources", f"{_WRITE}:select", root, options=options, inputs=inputs, code=code)]
 

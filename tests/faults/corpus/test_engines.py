@@ -1,0 +1,207 @@
+"""Every engine gives the same bytes, goes on where another one was killed, and finds the same poison."""
+
+from __future__ import annotations
+
+import os
+import signal
+import stat
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from groundup.corpus.engines import open_engine
+from groundup.corpus.phases_documents import KILLED
+from groundup.corpus.settings import CorpusSettings
+from groundup.errors import UserError
+
+from .conftest import DOCUMENTS, SHARD_BYTES, Corpus, kill_everything
+
+POISONED = "0.jsonl:102"
+PER_SHARD = SHARD_BYTES // 600
+
+SBATCH = """#!{python}
+# Stands for Slurm's sbatch: the jobs of the array, one after the other, as processes of their own.
+import os, re, subprocess, sys
+script = sys.argv[-1]
+last = int(re.search(r"--array=0-([0-9]+)", open(script).read())[1])
+worst = 0
+for job in range(last + 1):
+    log = open(os.path.join(os.path.dirname(script), str(job) + ".log"), "w")
+    done = subprocess.run(["bash", script], env=os.environ | {{"SLURM_ARRAY_TASK_ID": str(job)}}, stderr=log)
+    worst = max(worst, done.returncode)
+sys.exit(worst)
+"""
+
+
+@pytest.fixture
+def sbatch(tmp_path: Path) -> dict[str, str]:
+    """An environment in which `sbatch` is on the path."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    command = folder / "sbatch"
+    command.write_text(SBATCH.format(python=sys.executable))
+    command.chmod(command.stat().st_mode | stat.S_IXUSR)
+    return {"PATH": f"{folder}:{os.environ['PATH']}"}
+
+
+def has(package: str) -> bool:
+    return subprocess.run([sys.executable, "-c", f"import {package}"], capture_output=True).returncode == 0
+
+
+needs_ray = pytest.mark.skipif(not has("ray"), reason="ray is not installed")
+needs_dask = pytest.mark.skipif(not has("distributed"), reason="dask is not installed")
+
+
+@pytest.fixture
+def fewer(corpus: Corpus) -> Corpus:
+    """The corpus in larger shards: a Slurm job or a Ray task costs a second here."""
+    corpus.settings = {"shard_bytes": 60_000}
+    return corpus
+
+
+def test_one_process_no_process_and_two_give_the_same_bytes(corpus: Corpus) -> None:
+    digests = {corpus.build(f"with-{count}", workers=count) for count in (0, 1, 2)}
+    assert len(digests) == 1
+
+
+@pytest.mark.slow
+def test_slurm_arrays_give_the_same_bytes_and_find_the_poison(
+    fewer: Corpus, poisoned: Callable[..., Corpus], sbatch: dict[str, str]
+) -> None:
+    assert fewer.build("local") == fewer.build("slurm", sbatch, engine="slurm")
+    assert not list((fewer.root / "runs" / "slurm" / ".shards").rglob("tasks.jsonl")), "no script is left behind"
+    corpus = poisoned("POISON-KILL")
+    corpus.build("poisoned", sbatch, engine="slurm", shard_bytes=60_000)
+    assert [(row["id"], row["reason"]) for row in corpus.drops("poisoned")] == [(POISONED, KILLED)]
+
+
+@pytest.mark.slow
+@needs_dask
+def test_dask_gives_the_same_bytes_and_finds_the_poison(fewer: Corpus, poisoned: Callable[..., Corpus]) -> None:
+    assert fewer.build("local") == fewer.build("dask", engine="dask")
+    corpus = poisoned("POISON-KILL")
+    corpus.build("poisoned", engine="dask", shard_bytes=60_000)
+    assert [(row["id"], row["reason"]) for row in corpus.drops("poisoned")] == [(POISONED, KILLED)]
+
+
+@pytest.mark.parametrize(("engine", "package"), [("ray", "ray"), ("dask", "distributed")])
+def test_an_engine_that_is_not_installed_says_what_to_install(
+    engine: str, package: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+    settings = CorpusSettings(sources={"a": {"type": "text", "path": "x"}}, engine=engine)  # type: ignore[arg-type]
+    with pytest.raises(UserError, match=f"pip install 'groundup\\[{engine}\\]'"), open_engine(settings):
+        pass
+
+
+def test_slurm_without_sbatch_says_where_it_must_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    settings = CorpusSettings(sources={"a": {"type": "text", "path": "x"}}, engine="slurm")  # type: ignore[arg-type]
+    with pytest.raises(UserError, match="login node"), open_engine(settings):
+        pass
+
+
+# ---------------------------------------------------------------- a Ray cluster of two nodes
+
+
+@pytest.fixture
+def cluster(tmp_path: Path) -> Iterator[Any]:
+    """A head node without CPUs and two nodes with one each, all on this machine."""
+    from ray.cluster_utils import Cluster
+
+    hooks = Path(__file__).parent / "hooks"
+    before = dict(os.environ)
+    os.environ |= {"PYTHONPATH": str(hooks), "GROUNDUP_TEST_LOG": str(tmp_path / "cluster.log"), "RAY_DEDUP_LOGS": "0"}
+    sizes: dict[str, Any] = {"object_store_memory": 100_000_000, "include_dashboard": False}
+    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **sizes})
+    made.nodes = [made.add_node(num_cpus=1, object_store_memory=100_000_000) for _ in range(2)]
+    try:
+        yield made
+    finally:
+        made.shutdown()
+        os.environ.clear()
+        os.environ |= before
+
+
+def _ray_workers() -> list[psutil.Process]:
+    """The processes of Ray that do a task of ours just now."""
+    found = []
+    for one in psutil.process_iter(["cmdline"]):
+        if "ray::_attempt" in " ".join(one.info["cmdline"] or []):
+            found.append(one)
+    return found
+
+
+@pytest.mark.slow
+@needs_ray
+def test_a_two_node_ray_cluster_gives_the_same_bytes_and_survives_its_workers_and_a_node(
+    corpus: Corpus, cluster: Any
+) -> None:
+    whole = corpus.build("local")
+    on_ray = {"engine": "ray", "address": cluster.address, "workers": None}
+    assert corpus.build("ray", **on_ray) == whole
+
+    os.environ["GROUNDUP_TEST_SLOW"] = "0.02"  # for the workers, which are the cluster's children
+    process = corpus.start("killed", engine="ray", address=cluster.address, workers=None)
+    deadline = time.monotonic() + 120
+    killed = 0
+    while process.poll() is None and killed < 1 and time.monotonic() < deadline:
+        for worker in _ray_workers()[:1]:
+            worker.send_signal(signal.SIGKILL)
+            killed += 1
+        time.sleep(0.05)
+    cluster.remove_node(cluster.nodes.pop(), allow_graceful=False)
+    cluster.nodes.append(cluster.add_node(num_cpus=1, object_store_memory=100_000_000))
+    out, said = process.communicate(timeout=300)
+    assert process.returncode == 0, said
+    assert killed == 1
+    assert "it is tried again" in said
+    assert out.split()[-1] == whole
+
+
+@pytest.mark.slow
+@needs_ray
+def test_begun_on_this_machine_and_finished_on_the_cluster(corpus: Corpus, cluster: Any) -> None:
+    whole = corpus.build("local")
+    corpus.slow = 0.01
+    process = corpus.start("moved")
+    time.sleep(3)
+    kill_everything(process)
+    finished = corpus.stamps("moved")
+    assert finished
+    assert corpus.build("moved", engine="ray", address=cluster.address, workers=None) == whole
+    assert all(corpus.stamps("moved")[name] == stamp for name, stamp in finished.items())
+
+
+@pytest.mark.slow
+@needs_ray
+def test_everything_killed_on_the_cluster_goes_on(corpus: Corpus, cluster: Any) -> None:
+    whole = corpus.build("local")
+    on_ray = {"engine": "ray", "address": cluster.address, "workers": None}
+    process = corpus.start("killed", **on_ray)
+    deadline = time.monotonic() + 120
+    while not corpus.tasks("killed")["extract"] and time.monotonic() < deadline:
+        time.sleep(0.05)
+    kill_everything(process)
+    for worker in _ray_workers():
+        worker.kill()
+    time.sleep(1)
+    finished = corpus.stamps("killed")
+    assert finished
+    assert corpus.build("killed", **on_ray) == whole
+    assert all(corpus.stamps("killed")[name] == stamp for name, stamp in finished.items())
+
+
+@pytest.mark.slow
+@needs_ray
+def test_ray_finds_the_poison(poisoned: Callable[..., Corpus], cluster: Any) -> None:
+    corpus = poisoned("POISON-KILL")
+    corpus.build("poisoned", engine="ray", address=cluster.address, workers=None, shard_bytes=30_000)
+    assert [(row["id"], row["reason"]) for row in corpus.drops("poisoned")] == [(POISONED, KILLED)]
+    assert len(corpus.documents("poisoned")) == DOCUMENTS - 1
