@@ -33,7 +33,7 @@ def preview(
     as_json: bool,
 ) -> None:
     """Print what would become of a sample of each source. UserError where no source can be read, with all reasons."""
-    from groundup.corpus.trial import Sample, sample_of, trial
+    from groundup.corpus.trial import Sample, sample_of, to_be_trained, trial
 
     started = time.monotonic()
     recipe = load_recipe(recipe_name, overrides)
@@ -65,13 +65,25 @@ def preview(
     ]
     seconds = round(time.monotonic() - started, 1)
     if as_json:
+        left_out = to_be_trained(settings)
         bad = {name: [str(problem.what) for problem in own] for name, own in problems.items()}
-        print_json({"recipe": recipe_name, "stage": stage.name, "seconds": seconds, "sources": told, "problems": bad})
+        print_json(
+            {
+                "recipe": recipe_name,
+                "stage": stage.name,
+                "seconds": seconds,
+                "sources": told,
+                "problems": bad,
+                "left_out": left_out,
+            }
+        )
         return
     for one in told:
         _print_source(one)
     for name, own in problems.items():
         print(f"== {name}: cannot be read: {'; '.join(str(problem.what) for problem in own)}\n")
+    if left_out := to_be_trained(settings):
+        print(f"left out, as the build trains them first: {', '.join(left_out)}")
     print(f"{seconds:g} s. A sample from the beginning, the middle and the end of each source: shares of it are rough.")
 
 

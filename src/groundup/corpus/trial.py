@@ -1,8 +1,8 @@
 """A few documents through the very steps of a build, in this process and in seconds: for `data preview` and `data why`.
 
 The documents take the place of what the reader would have written; from there on the tasks are those of a build, made
-by the same functions from the same settings. So what a trial says is what a build would do, except that duplicates are
-looked for among these documents only.
+by the same functions from the same settings. So what a trial says is what a build would do, but for two things:
+duplicates are looked for among these documents only, and models that the build would train first are left out.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from typing import Any
 
 from groundup.artifacts import StageContext, fingerprint_file, fingerprint_of
 from groundup.console import Console
-from groundup.corpus import plan
+from groundup.corpus import plan, plan_models
 from groundup.corpus.document import Document, Drop
 from groundup.corpus.phases_documents import questions
 from groundup.corpus.runner import Runner
-from groundup.corpus.settings import CorpusSettings
+from groundup.corpus.settings import CorpusSettings, QualityRules
 from groundup.corpus.shards import RAW, ShardWriter, document_of, document_row, read_rows
 from groundup.corpus.source_settings import Source
 from groundup.corpus.sources import pieces, read_piece
@@ -104,7 +104,7 @@ def trial(
     settings: CorpusSettings, samples: Mapping[str, Sequence[Document]], root: Path, *, seed: int, cache: Path
 ) -> list[Tried]:
     """Every document of the samples through the steps, in an empty folder `root`. Raises what the steps raise."""
-    settings = settings.model_copy(update={"workers": 0, "max_technical_share": 1.0})
+    settings = settings.model_copy(update={"workers": 0, **dict.fromkeys(to_be_trained(settings))})
     console = Console(quiet=True)
     runner = Runner(in_this_process, root, console, 1.0)
     context = StageContext("trial", root, {}, seed, cache, console, StopRequest(), root)
@@ -115,13 +115,17 @@ def trial(
     if not read:
         return []
     extracted = runner.phase("extract", plan.extract_tasks(settings, read, root))
-    filtered = runner.phase("filter", plan.filter_tasks(settings, extracted))
+    models = plan_models.train(settings, context, extracted, runner)
+    scored = runner.phase("score", plan_models.score_tasks(settings, extracted, models))
+    thresholds = (models.classifier_threshold, models.toxicity_thresholds)
+    filtered = runner.phase("filter", plan.filter_tasks(settings, extracted, scored, *thresholds))
     keys = runner.phase("keys", plan.keys_tasks(settings, filtered))
     verdicts = plan.match(settings, filtered, keys, runner)
     exams = plan.exam_index(settings, context, runner, [])
     finished = runner.phase("finish", plan.finish_tasks(settings, filtered, verdicts, exams))
-    for source, row in _rows(extracted, "text.parquet"):
-        _measured(found[source, row["id"]], row, settings)
+    scores = [dict(row) for _, row in _rows(scored, "scores.parquet")]
+    for number, (source, row) in enumerate(_rows(extracted, "text.parquet")):
+        _measured(found[source, row["id"]], row, scores[number] if scores else {}, filtered[0].task.options)
     for done, name in ((extracted, "drops.parquet"), (filtered, "drops.parquet"), (finished, "drops.parquet")):
         for source, row in _rows(done, name):
             one = found[source, row["id"]]
@@ -130,6 +134,12 @@ def trial(
     for source, row in _rows(finished, "clean.parquet"):
         found[source, row["id"]].text = row["text"]
     return list(found.values())
+
+
+def to_be_trained(settings: CorpusSettings) -> list[str]:
+    """The models that a build would train before it judges anything, by the name of their setting."""
+    named = {name: getattr(settings, name) for name in ("classifier", "perplexity", "toxicity")}
+    return [name for name, wanted in named.items() if wanted is not None and wanted.model is None]
 
 
 def _as_read(root: Path, source: str, documents: Sequence[Document]) -> Done:
@@ -158,13 +168,13 @@ def _rows(done: Sequence[Done], name: str) -> Iterator[tuple[str, dict[str, Any]
             yield one.task.hints["source"], row
 
 
-def _measured(one: Tried, row: Mapping[str, Any], settings: CorpusSettings) -> None:
-    """What the step `extract` wrote down, and every question that the thresholds ask of it."""
+def _measured(one: Tried, row: Mapping[str, Any], scores: Mapping[str, Any], options: Mapping[str, Any]) -> None:
+    """What was written down of a document, and every question that the thresholds of the step `filter` ask of it."""
     document = document_of(row)
     one.text, one.language, one.language_score = document.text, document.language, float(row["language_score"])
-    one.signals = json.loads(row["signals"])
+    one.signals = {**json.loads(row["signals"]), **scores}
     numbers = {name: math.nan if value is None else value for name, value in one.signals.items()}
-    options = {"languages": settings.languages, "min_language_score": settings.min_language_score}
-    is_wanted = not settings.languages or document.language in ("", *settings.languages)
-    asked = questions(document, one.language_score, numbers, settings.quality, options) if is_wanted else []
+    rules = QualityRules.model_validate(options["quality"]) if options["quality"] else None
+    is_wanted = not options["languages"] or document.language in ("", *options["languages"])
+    asked = questions(document, one.language_score, numbers, rules, options) if is_wanted else []
     one.checks = [{**asdict(check), "fails": check.fails} for check in asked]
