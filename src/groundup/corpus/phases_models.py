@@ -152,7 +152,7 @@ def _score_batch(
     for kind, model in models.items():
         language = getattr(model, "language", "")  # an n-gram model of English knows nothing about French
         places = [place for place, asked in enumerate(is_prose) if asked and language in ("", rows[place]["language"])]
-        scores = model.score([rows[place]["text"] for place in places]) if places else []
+        scores: Any = model.score([rows[place]["text"] for place in places]) if places else []
         if kind == "toxicity" and places:
             for category, values in scores.items():
                 for place, value in zip(places, values.tolist(), strict=True):

@@ -372,7 +372,7 @@ def write_tasks(done: Mapping[str, Sequence[Done]], root: Path) -> list[Task]:
         groups[-1][1].append(place)
         size += own
     # Drops of the reader belong to no shard, and a source may have given nothing else.
-    with_first = {}
+    with_first: dict[str, int] = {}
     for number, (source, _) in enumerate(groups):
         with_first.setdefault(source, number)
     for read in done["read"]:

@@ -51,7 +51,7 @@ def train(settings: CorpusSettings, context: StageContext, extracted: Sequence[D
         else:
             assert wanted.good is not None
             sample = extracted[:: max(1, len(extracted) // SAMPLED_SHARDS)] if wanted.bad is None else ()
-            options = {
+            options: dict[str, Any] = {
                 "good": _source(wanted.good),
                 "bad": _source(wanted.bad) if wanted.bad else None,
                 "identity": [_identity(one, cache) for one in (wanted.good, wanted.bad) if one is not None],

@@ -106,13 +106,14 @@ class Runner:
         killers: list[int] = []
         ranges = [(0, documents)]
         while ranges:
-            halves = []
+            halves: list[tuple[int, int]] = []
             for first, last in ranges:
                 middle = (first + last) // 2
                 halves += [(first, middle), (middle, last)] if last - first > 1 else [(first, last)]
             trials = [replace(task, only=half) for half in halves]
             ended = [(halves[number], outcome) for number, outcome in self.run(trials)]
-            ranges, suspects = [], []
+            ranges = []
+            suspects: list[tuple[int, int]] = []
             for half, outcome in sorted(ended, key=lambda one: one[0]):
                 if isinstance(outcome, Failure):
                     if outcome.kind == "error":

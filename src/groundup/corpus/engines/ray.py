@@ -34,11 +34,11 @@ def ray_tasks(address: str | None, workers: int | None) -> Iterator[Run]:
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     was_connected = ray.is_initialized()
     if not was_connected:
-        quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR", "include_dashboard": False}
-        if address:
-            del quiet["include_dashboard"]
+        how: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
+        if not address:
+            how |= {"include_dashboard": False, "num_cpus": workers or None}
         try:
-            ray.init(address=address, **({"num_cpus": workers} if not address and workers else {}), **quiet)
+            ray.init(address=address, **how)
         except (ConnectionError, RuntimeError, ValueError) as error:
             raise UserError(
                 f"no Ray cluster answers: {error}",
