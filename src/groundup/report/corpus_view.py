@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from groundup.report.corpus_tables import budget_text, count_in, exams_table, safety_table, timing_table, tokens_table
 from groundup.report.figures import Bar, bar_chart
 from groundup.report.histograms import histogram
 from groundup.report.scales import integer, percent, short_number, size
 
-BYTES_PER_TOKEN = (4.3, 3.3, 4.9)  # value, low, high; where the run has no tokenizer yet (corpus/card.py)
 WEB = ("warc", "wet", "cc")
 MOST_ROWS = 12
 FIRST_SIGNALS = ("bytes", "words", "language_score", "classifier_score", "perplexity", "toxicity")
@@ -42,18 +42,12 @@ def corpus_view(data: Mapping[str, Any]) -> dict[str, Any]:
         ],
         "clusters": _clusters((stats or {}).get("clusters") or {}),
         "duplicates": [_pair(pair) for pair in (stats or {}).get("duplicates") or []],
-        "safety": _safety(counters, funnel),
-        "exams": _exams(data["exams"], data.get("exam_hits")),
-        "budget": _budget(data["mixture"]),
-        "tokens": _tokens(data, funnel),
-        "timing": _timing(data.get("corpus_timing")),
+        "safety": safety_table(counters, funnel),
+        "exams": exams_table(data["exams"], data.get("exam_hits")),
+        "budget": budget_text(data["mixture"]),
+        "tokens": tokens_table(data, funnel),
+        "timing": timing_table(data.get("corpus_timing")),
     }
-
-
-def _count(found: Any, *keys: str) -> int:
-    for key in keys:
-        found = found.get(key) if isinstance(found, Mapping) else None
-    return int(found or 0)
 
 
 # ---------------------------------------------------------------- facts and funnel
@@ -63,15 +57,15 @@ def _facts(
     data: Mapping[str, Any], funnel: Mapping[str, Any], counters: Mapping[str, Any]
 ) -> list[tuple[str, str, str]]:
     total = funnel.get("total")
-    came, kept = _count(total, "in", "documents"), _count(total, "kept", "documents")
+    came, kept = count_in(total, "in", "documents"), count_in(total, "kept", "documents")
     if not came:
         return []
     facts = [
         ("documents", integer(kept), f"{percent(kept / came)} of {integer(came)}"),
-        ("text", size(_count(total, "kept", "bytes")), f"of {size(_count(total, 'in', 'bytes'))} that came in"),
-        ("held out", integer(_count(total, "held_out", "documents")), size(_count(total, "held_out", "bytes"))),
+        ("text", size(count_in(total, "kept", "bytes")), f"of {size(count_in(total, 'in', 'bytes'))} that came in"),
+        ("held out", integer(count_in(total, "held_out", "documents")), size(count_in(total, "held_out", "bytes"))),
     ]
-    if tokens := _tokens(data, funnel):
+    if tokens := tokens_table(data, funnel):
         facts.append(("tokens", tokens["total"], tokens["note"]))
     for label, group in (("languages", "languages written"), ("domains", "domains written")):
         if names := counters.get(group):
@@ -85,7 +79,7 @@ def _steps_chart(title: str, one: Any) -> str:
     steps = one.get("steps") if isinstance(one, Mapping) else None
     bars = []
     for step in steps or []:
-        into, out = _count(step, "in", "documents"), _count(step, "out", "documents")
+        into, out = count_in(step, "in", "documents"), count_in(step, "out", "documents")
         if into == out and step.get("step") not in ("read",):
             continue  # a step that dropped nothing is no part of the picture
         lost = percent((into - out) / into) if into else "0 %"
@@ -93,7 +87,7 @@ def _steps_chart(title: str, one: Any) -> str:
         bars.append(Bar(str(step.get("step")), [(out, "kept"), (into - out, "lost")], note=note))
     if not bars:
         return ""
-    kept, held = _count(one, "kept", "documents"), _count(one, "held_out", "documents")
+    kept, held = count_in(one, "kept", "documents"), count_in(one, "held_out", "documents")
     bars.append(Bar("for training", [(kept, "kept"), (held, "held-out")], note=f"{integer(kept)} + {integer(held)}"))
     return bar_chart(bars, title=f"{title}: documents left after each step, and what it dropped", x_title="documents")
 
@@ -108,13 +102,13 @@ def _published(rows: Sequence[Mapping[str, Any]], data: Mapping[str, Any], funne
     kinds = {str(row.get("name")): str(row.get("type")) for row in data["sources"] or []}
     bars, ours = [], []
     for name, source in (funnel.get("sources") or {}).items():
-        came = _count(source, "in", "documents")
-        kept = _count(source, "kept", "documents") + _count(source, "held_out", "documents")
+        came = count_in(source, "in", "documents")
+        kept = count_in(source, "kept", "documents") + count_in(source, "held_out", "documents")
         if came and kinds.get(str(name), "").startswith(WEB):
             ours.append((str(name), kept / came))
     total = funnel.get("total")
-    if not ours and (came := _count(total, "in", "documents")):
-        kept = _count(total, "kept", "documents") + _count(total, "held_out", "documents")
+    if not ours and (came := count_in(total, "in", "documents")):
+        kept = count_in(total, "kept", "documents") + count_in(total, "held_out", "documents")
         ours.append(("all sources here", kept / came))
     bars += [Bar(name, [(100 * share, "s2")], note=percent(share)) for name, share in ours]
     bars += [Bar(str(row["name"]), [(100 * row["kept"], "s1")], note=percent(row["kept"])) for row in rows]
@@ -256,121 +250,3 @@ def _pair(pair: Mapping[str, Any]) -> dict[str, str]:
         "kept_excerpt": str(pair.get("kept_excerpt", ""))[:400],
         "dropped_excerpt": str(pair.get("dropped_excerpt", ""))[:400],
     }
-
-
-# ---------------------------------------------------------------- safety, tokens, time
-
-
-def _safety(counters: Mapping[str, Any], funnel: Mapping[str, Any]) -> list[dict[str, str]]:
-    """What was found of personal data, secrets and toxicity, by type, for each MB of text that was looked at."""
-    megabytes = _count(funnel.get("total"), "kept", "bytes") / 1e6
-    megabytes += _count(funnel.get("total"), "held_out", "bytes") / 1e6
-    return [
-        {
-            "what": group,
-            "type": str(name),
-            "found": integer(number),
-            "per_mb": short_number(number / megabytes) if megabytes else "–",
-        }
-        for group in ("personal data", "secrets", "toxicity")
-        for name, (number, _) in sorted((counters.get(group) or {}).items())
-    ]
-
-
-def _exams(exams: Any, hits: Any) -> dict[str, Any] | None:
-    """What the corpus was compared with, and the items that stood in it, most frequent first."""
-    if not isinstance(exams, list) or not exams:
-        return None
-    found = hits if isinstance(hits, Mapping) else {}
-    items = [
-        {
-            "exam": str(exam),
-            "item": str(item),
-            "number": row.get("documents", 0),
-            "documents": integer(row.get("documents")),
-            "rules": ", ".join(f"{rule} {count}" for rule, count in (row.get("rules") or {}).items()),
-            "words": str(row.get("words") or "")[:200],
-            "examples": ", ".join(map(str, row.get("examples") or [])),
-        }
-        for exam, of_exam in found.items()
-        for item, row in of_exam.items()
-    ]
-    rows = [
-        {
-            "name": str(row.get("name")),
-            "count": integer(row.get("items")),
-            "status": str(row.get("status")),
-            "is_used": row.get("status") == "used",
-            "why": str(row.get("reason") or ""),
-        }
-        for row in exams
-    ]
-    items.sort(key=lambda row: (-row["number"], row["exam"], row["item"]))
-    return {"rows": rows, "hits": items[:20], "more": max(0, len(items) - 20)}
-
-
-def _budget(mixture: Any) -> str:
-    """One sentence: of what a pass of the mixture consists, and what its repetitions are worth."""
-    budget = mixture.get("budget") if isinstance(mixture, Mapping) else None
-    if not isinstance(budget, Mapping):
-        return ""
-    parts = [
-        f"One pass is {size(mixture.get('pass_bytes'))}: {size(budget.get('unique_bytes'))} read for the first time",
-        f"{size(budget.get('repeated_bytes'))} repeated",
-    ]
-    text = f"{' and '.join(parts)}; {size(budget.get('unseen_bytes'))} of what there is stay unread."
-    if budget.get("missing_bytes"):
-        text += f" {size(budget['missing_bytes'])} of the budget are missing, as every source is at its cap."
-    worth = (
-        f" By the law of Muennighoff et al. (2023) it teaches as much as {size(budget.get('effective_bytes'))} of new "
-        f"text (about {short_number(budget.get('effective_tokens'))} tokens)."
-    )
-    return text + (worth if budget.get("repeated_bytes") else "")
-
-
-def _tokens(data: Mapping[str, Any], funnel: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Tokens of each source: by the run's own tokenizer where there is one, else by a rule of thumb with its range."""
-    tokenizer = data.get("tokenizer") if isinstance(data.get("tokenizer"), Mapping) else {}
-    measured = {str(name): row.get("bytes_per_token") for name, row in ((tokenizer or {}).get("sources") or {}).items()}
-    rows, sums = [], [0.0, 0.0, 0.0]
-    for name, source in (funnel.get("sources") or {}).items():
-        bytes = _count(source, "kept", "bytes")
-        own = measured.get(str(name))
-        rates = (own, own, own) if own else (BYTES_PER_TOKEN[0], BYTES_PER_TOKEN[2], BYTES_PER_TOKEN[1])
-        tokens = [bytes / rate for rate in rates]
-        sums = [a + b for a, b in zip(sums, tokens, strict=True)]
-        rows.append(
-            {
-                "source": str(name),
-                "bytes": size(bytes),
-                "rate": f"{rates[0]:.2f}" + ("" if own else f" ({rates[2]:.1f} to {rates[1]:.1f})"),
-                "tokens": short_number(tokens[0]),
-            }
-        )
-    if not rows:
-        return None
-    is_measured = all(str(name) in measured for name in (funnel.get("sources") or {}))
-    span = f"estimated, {short_number(sums[1])} to {short_number(sums[2])}"
-    note = "by this run's tokenizer" if is_measured else span
-    return {"rows": rows, "total": short_number(sums[0]), "note": note}
-
-
-def _timing(timing: Any) -> dict[str, Any] | None:
-    steps = timing.get("steps") if isinstance(timing, Mapping) else None
-    if not isinstance(steps, Mapping) or not steps:
-        return None
-    rows = [
-        {
-            "step": str(name),
-            "tasks": integer(row.get("tasks")),
-            "documents": integer(row.get("documents")),
-            "bytes": size(row.get("bytes_in")),
-            "cpu": f"{row.get('cpu_seconds', 0):,.1f} s",
-            "rate": f"{row['bytes_in'] / 1e6 / row['cpu_seconds']:,.1f} MB/s"
-            if row.get("bytes_in") and row.get("cpu_seconds")
-            else "–",
-            "memory": size(row.get("peak_bytes")),
-        }
-        for name, row in steps.items()
-    ]
-    return {"rows": rows, "estimates": [str(line) for line in timing.get("told") or []]}
