@@ -110,7 +110,7 @@ def _groundup_secrets(task: dict[str, Any]) -> dict[str, Any]:
 
 
 def _detect_secrets(task: dict[str, Any]) -> dict[str, Any]:
-    """A secret counts as found if anything is in its file's lines, or in them by themselves: the peer names no place."""
+    """A secret counts as found if anything in its lines is, in a file or by themselves: the peer names no place."""
     from detect_secrets.core.scan import scan_file, scan_line
     from detect_secrets.settings import default_settings
 
@@ -140,16 +140,15 @@ def _sklearn(task: dict[str, Any]) -> dict[str, Any]:
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.linear_model import LogisticRegression
 
-    started = time.process_time()
     vectors = TfidfVectorizer(sublinear_tf=True)
     train = vectors.fit_transform(task["train"])
+    tests = {name: vectors.transform(texts) for name, texts in task["tests"].items()}
+    strength = {"hate": 1.0, "toxic": 10.0}  # the better of 1 and 10 for each, in cross-validation: its best side
     scores = {}
     for name, labels in task["labels"].items():
-        model = LogisticRegression(C=10.0, max_iter=300).fit(train, labels)
-        scores[name] = {
-            test: model.decision_function(vectors.transform(texts)).tolist() for test, texts in task["tests"].items()
-        }
-    return {"scores": scores, "seconds": time.process_time() - started}
+        model = LogisticRegression(C=strength[name], max_iter=300).fit(train, labels)
+        scores[name] = {test: model.decision_function(rows).tolist() for test, rows in tests.items()}
+    return {"scores": scores}
 
 
 def _alt_profanity(task: dict[str, Any]) -> dict[str, Any]:

@@ -57,8 +57,8 @@ _FORMS: tuple[tuple[str, str, str], ...] = (
     ("AIza", "google", rf"AIza{_URL64}{{35}}"),
     ("GOCSPX-", "google", rf"GOCSPX-{_URL64}{{28}}"),
     ("ya29.", "google", rf"ya29\.{_URL64}{{40,}}"),
-    ("sk-", "openai", rf"sk-(?:proj-|svcacct-|admin-)?(?=[A-Za-z_-]*\d){_URL64}{{32,}}"),
     ("sk-ant-", "anthropic", rf"sk-ant-{_URL64}{{24,}}"),
+    ("sk-", "openai", rf"sk-(?:proj-|svcacct-|admin-)?(?=[A-Za-z_-]*\d){_URL64}{{32,}}"),
     ("hf_", "hugging_face", r"hf_[A-Za-z0-9]{30,40}"),
     ("npm_", "npm", r"npm_[A-Za-z0-9]{36}"),
     ("pypi-", "pypi", rf"pypi-AgE{_URL64}{{50,}}"),
@@ -101,7 +101,7 @@ def _vendor_keys(text: str) -> Iterator[Secret]:
             continue
         for match in pattern.finditer(text):
             value = match[0].rpartition(":")[2] if kind == "url_password" else match[0]
-            if _PLACEHOLDER.search(value) or len(set(value)) < 4 or (kind == "url_password" and _is_plain_word(value)):
+            if _FILLED_IN.search(value) or len(set(value)) < 4 or (kind == "url_password" and _is_plain_word(value)):
                 continue
             yield Secret(kind, match.end() - len(value), match.end())
 
@@ -126,6 +126,7 @@ _PLACEHOLDER = re.compile(
     r"deadbeef|test.?test",
     re.I,
 )
+_FILLED_IN = re.compile(r"x{6,}|\*{3,}|\.{3}|<|>|example|your[_-]|placeholder", re.I)  # where a form already fits
 _PASSWORD_WORDS = re.compile(
     r"pass(?:w(?:or)?d)?s?|pwd|secret|passphrase|token|key|auth|login|user|none|null|true|false", re.I
 )
