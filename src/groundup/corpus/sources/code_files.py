@@ -84,8 +84,11 @@ _GENERATED_HEAD = re.compile(
     r"generated (?:by|from|using|with|automatically)",
     re.I,
 )
-_DATA_RUN = re.compile(r"(?:(?:0x[0-9a-fA-F]{1,16}|-?\d+(?:\.\d+)?(?:e[-+]?\d+)?)[uUlLfF]*\s*[,;]\s*){8,}")
-_BASE64_RUN = re.compile(r"[A-Za-z0-9+/=_-]{400,}|(?:\\x[0-9a-fA-F]{2}){64,}")
+# Possessive, and never begun inside a run: a file of one long line costs no more than any other.
+_DATA_RUN = re.compile(
+    r"(?<![\w.])(?:(?:0x[0-9a-fA-F]{1,16}+|-?\d++(?:\.\d++)?+(?:e[-+]?\d++)?+)[uUlLfF]*+\s*+[,;]\s*+){8,}+"
+)
+_BASE64_RUN = re.compile(r"(?<![A-Za-z0-9+/=_-])[A-Za-z0-9+/=_-]{400,}+|(?:\\x[0-9a-fA-F]{2}){64,}+")
 MOST_LINE_CHARS, MOST_MEAN_LINE_CHARS = 5_000, 200
 DATA_SHARE = 0.5
 
@@ -150,11 +153,15 @@ def reason_by_content(text: str, language: str) -> tuple[str, float | None, floa
         return "generated file", None, None
     if language in DOCUMENTATION:
         return "", None, None
-    data = sum(len(match[0]) for pattern in (_DATA_RUN, _BASE64_RUN) for match in pattern.finditer(text)) / len(text)
-    if data > DATA_SHARE:
-        return "data in the form of code", data, DATA_SHARE
     lines = text.split("\n")
     longest, mean = float(max(map(len, lines))), len(text) / len(lines)
+    data = 0
+    if sum(map(text.count, ",;")) > len(text) / 40:
+        data += sum(len(match[0]) for match in _DATA_RUN.finditer(text))
+    if longest > 250:
+        data += sum(len(match[0]) for match in _BASE64_RUN.finditer(text))
+    if data > DATA_SHARE * len(text):
+        return "data in the form of code", data / len(text), DATA_SHARE
     if longest > MOST_LINE_CHARS:
         return "minified file", longest, float(MOST_LINE_CHARS)
     if mean > MOST_MEAN_LINE_CHARS:
