@@ -312,9 +312,8 @@ def table(report: dict[str, Any]) -> str:
     lines.append("")
     for row in report["targets"]:
         peer = "" if row["peer"] is None else f", peer {row['peer']:.4g}"
-        lines.append(
-            f"{'holds ' if row['holds'] else 'MISSED'} {row['name']}: {row['ours']:.4g} (target {row['target']:.4g}{peer})"
-        )
+        verdict = "holds " if row["holds"] else "MISSED"
+        lines.append(f"{verdict} {row['name']}: {row['ours']:.4g} (target {row['target']:.4g}{peer})")
     return "\n".join(lines + [f"absent: {name}" for name in report["absent"]])
 
 

@@ -12,6 +12,7 @@ import random
 import string
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 
 from groundup.corpus.pii import national_checks as checks
 from groundup.corpus.pii.check_digits import verhoeff
@@ -128,7 +129,9 @@ def _de(rng: random.Random) -> tuple[str, str]:
 
 
 def _fr(rng: random.Random) -> tuple[str, str]:
-    make = lambda r: fill(r, r.choice("12")) + _date(r, "ym") + f"{r.randrange(1, 96):02d}" + fill(r, "########")  # noqa: E731
+    def make(r: random.Random) -> str:
+        return fill(r, r.choice("12")) + _date(r, "ym") + f"{r.randrange(1, 96):02d}" + fill(r, "########")
+
     return rng.choice(("n° de sécurité sociale ", "NIR : ", "")), _until(
         rng, make, checks.fr_nir, rng.choice(("", "# ## ## ## ### ### ##"))
     )
@@ -143,7 +146,8 @@ def _es(rng: random.Random) -> tuple[str, str]:
 def _it(rng: random.Random) -> tuple[str, str]:
     def make(r: random.Random) -> str:
         letters = "".join(r.choice("BCDFGLMNPRSTV") for _ in range(6))
-        return f"{letters}{r.randrange(40, 100)}{r.choice('ABCDEHLMPRST')}{r.randrange(1, 29):02d}{r.choice('ABCDEFGHIL')}{fill(r, '###A')}"
+        born = f"{r.randrange(40, 100)}{r.choice('ABCDEHLMPRST')}{r.randrange(1, 29):02d}"
+        return letters + born + r.choice("ABCDEFGHIL") + fill(r, "###A")
 
     return rng.choice(("codice fiscale ", "C.F. ", "")), _until(rng, make, checks.it_cf)
 
@@ -187,26 +191,29 @@ def _jp(rng: random.Random) -> tuple[str, str]:
 
 
 COUNTRIES: tuple[Country, ...] = (
-    Country("US", ("(N##) N##-####", "N##-N##-####", "N##.N##.####", "+1 N## N## ####", "1-N##-N##-####", "+1 (N##) N##-####"),
+    Country("US", ("(N##) N##-####", "N##-N##-####", "N##.N##.####", "+1 N## N## ####",
+                   "1-N##-N##-####", "+1 (N##) N##-####"),
             ("N##-####", "N##N######"), "Phone: ", "com", "You can reach {} any day of the week", _us),
-    Country("GB", ("020 7### ####", "07### ######", "+44 20 7### ####", "+44 (0)161 ### ####", "(01632) ######", "0161 ### ####"),
-            ("07#########",), "Tel: ", "co.uk", "Please give {} to the office before Friday", _gb, "AAAA##############"),
-    Country("DE", ("030 1#######", "+49 30 1#######", "0171 #######", "+49 (0)89 #### ####", "089/########", "0221-######"),
+    Country("GB", ("020 7### ####", "07### ######", "+44 20 7### ####", "+44 (0)161 ### ####",
+                   "(01632) ######", "0161 ### ####"),
+            ("07#########",), "Tel: ", "co.uk", "Please give {} to the office", _gb, "AAAA##############"),
+    Country("DE", ("030 1#######", "+49 30 1#######", "0171 #######", "+49 (0)89 #### ####",
+                   "089/########", "0221-######"),
             ("0171#######",), "Telefon: ", "de", "Bitte geben Sie {} bei der Anmeldung an", _de, "##################"),
     Country("FR", ("01 ## ## ## ##", "06.##.##.##.##", "+33 6 ## ## ## ##", "+33 (0)1 ## ## ## ##", "04-##-##-##-##"),
-            ("06########",), "Tél. : ", "fr", "Merci de noter {} pour la suite du dossier", _fr, "###########A###########"),
+            ("06########",), "Tél. : ", "fr", "Merci de noter {} pour la suite", _fr, "###########A###########"),
     Country("ES", ("91 ### ## ##", "6## ## ## ##", "+34 6## ### ###", "+34 91 ### ## ##"),
-            ("6## ### ###", "6########"), "Teléfono: ", "es", "Hemos apuntado {} en la ficha del cliente", _es, "####################"),
+            ("6## ### ###", "6########"), "Teléfono: ", "es", "Hemos apuntado {} aquí", _es, "####################"),
     Country("IT", ("02 #### ####", "06 ########", "+39 3## ### ####", "3N# #######", "3N# ### ####", "+39 02 #######"),
-            ("3N########",), "cell. ", "it", "Abbiamo ricevuto {} insieme alla domanda", _it, "A######################"),
+            ("3N########",), "cell. ", "it", "Abbiamo ricevuto {} con la domanda", _it, "A######################"),
     Country("NL", ("020-#######", "06-########", "+31 6 ########", "+31 20 ### ####", "0#0 ### ## ##"),
             ("06########",), "telefoon: ", "nl", "Wilt u {} vermelden bij uw bericht", _nl, "AAAA##########"),
     Country("PL", ("+48 ### ### ###", "22 ### ## ##", "+48 22 ### ## ##"),
-            ("N## ### ###", "N########"), "tel. ", "pl", "Prosimy podać {} w formularzu zgłoszenia", _pl, "########################"),
+            ("N## ### ###", "N########"), "tel. ", "pl", "Prosimy podać {} tutaj", _pl, "########################"),
     Country("SE", ("08-### ### ##", "070-### ## ##", "+46 70 ### ## ##", "+46 (0)8 ### ### ##", "031-## ## ##"),
             ("070#######",), "telefon ", "se", "Vi har antecknat {} i vårt register", _se, "####################"),
     Country("BR", ("(11) 9####-####", "(21) 3###-####", "+55 11 9####-####", "11 9####-####"),
-            ("9####-####",), "telefone: ", "com.br", "Por favor anote {} antes de sair", _br, "#######################AA"),
+            ("9####-####",), "telefone: ", "com.br", "Anote {} antes de sair", _br, "#######################AA"),
     Country("IN", ("+91 9#### #####", "9#### #####", "+91-8#########", "0##-########", "0#### ######"),
             ("9#########",), "Mobile: ", "in", "Kindly share {} with the front desk", _in),
     Country("JP", ("03-####-####", "090-####-####", "+81 90 #### ####", "+81-3-####-####", "06-####-####"),
@@ -266,7 +273,8 @@ def ip(rng: random.Random) -> str:
         return rng.choice(
             (f"2a00:1450:{':'.join(groups)}", f"2001:4860:{groups[0]}::{groups[1]}", f"2600:{groups[0]}:{groups[1]}::1")
         )
-    return f"{rng.choice((23, 52, 81, 93, 104, 151, 185, 193, 212))}.{rng.randrange(256)}.{rng.randrange(256)}.{rng.randrange(1, 255)}"
+    first = rng.choice((23, 52, 81, 93, 104, 151, 185, 193, 212))
+    return f"{first}.{rng.randrange(256)}.{rng.randrange(256)}.{rng.randrange(1, 255)}"
 
 
 def positives(count: int, seed: int) -> list[Line]:
@@ -329,35 +337,45 @@ def _wrong_iban(rng: random.Random) -> str:
     return f"Reference {_wrong(iban(rng, country.code, country.bban), rng)} was rejected."
 
 
+def _dotted(rng: random.Random, *ends: int) -> str:
+    return ".".join(str(rng.randrange(1, end)) for end in ends)
+
+
+def _day(rng: random.Random, shown: str) -> str:
+    return (datetime(1900, 1, 1) + timedelta(seconds=rng.randrange(130 * 365 * 86400))).strftime(shown)
+
+
+# Without their last digit.
+_NOBODYS_IPS = ("127.0.0.", "192.0.2.", "203.0.113.1", "198.51.100.", "255.255.255.1", "224.0.0.")
 _NEGATIVES: tuple[Callable[[random.Random], str], ...] = (
     _wrong_card,
     _wrong_iban,
-    lambda r: f"Released as version {r.randrange(1, 20)}.{r.randrange(30)}.{r.randrange(200)}.{r.randrange(9000)} last week.",
-    lambda r: f"pip install package=={r.randrange(30, 200)}.{r.randrange(200)}.{r.randrange(200)}.{r.randrange(200)}",
+    lambda r: f"Released as version {_dotted(r, 20, 30, 200, 9000)} last week.",
+    lambda r: f"pip install package=={_dotted(r, 200, 200, 200, 200)}",
     lambda r: f"commit {fill(r, 'x' * 40)} fixes the build",
     lambda r: f"sha256:{fill(r, 'x' * 64)}",
     lambda r: f"id {fill(r, 'xxxxxxxx-xxxx-4xxx-axxx-xxxxxxxxxxxx')} not found",
-    lambda r: f"It was on {r.randrange(1900, 2030)}-{r.randrange(1, 13):02d}-{r.randrange(1, 29):02d} {r.randrange(24):02d}:{r.randrange(60):02d}:{r.randrange(60):02d}.",
-    lambda r: f"From {r.randrange(1, 29):02d}/{r.randrange(1, 13):02d}/{r.randrange(1900, 2030)} to {r.randrange(1, 29):02d}.{r.randrange(1, 13):02d}.{r.randrange(1900, 2030)}.",
-    lambda r: f"The war of {r.randrange(1500, 1950)}-{r.randrange(1500, 1950)} and the years {r.randrange(1900, 2000)} {r.randrange(1900, 2000)} {r.randrange(1900, 2000)}",
+    lambda r: f"It was on {_day(r, '%Y-%m-%d %H:%M:%S')}.",
+    lambda r: f"From {_day(r, '%d/%m/%Y')} to {_day(r, '%d.%m.%Y')}.",
+    lambda r: f"The war of {_day(r, '%Y')}-{_day(r, '%Y')}, the years {_day(r, '%Y')} {_day(r, '%Y')} {_day(r, '%Y')}",
     lambda r: f"See ISBN 978-{r.randrange(1, 9)}-{fill(r, '##-######-#')} and ISSN {fill(r, '####-####')}.",
     lambda r: f"doi:10.{fill(r, '####')}/j.{fill(r, '####.####.##.###')}",
-    lambda r: f"The server listens on {r.choice(('127.0.0.1', '0.0.0.0', '192.0.2.' + fill(r, '#'), '203.0.113.' + fill(r, '##').lstrip('0'), '255.255.255.0'))}:8080.",
+    lambda r: f"The server listens on {r.choice(_NOBODYS_IPS)}{fill(r, 'N')}:8080.",
     lambda r: f"Docs use 2001:db8::{fill(r, 'xxxx')} and ::1 and fe80::{fill(r, 'xxxx')} as examples.",
     lambda r: f"Write to {r.choice(_FIRST)}@example.{r.choice(('com', 'org', 'net'))} or admin@localhost.",
     lambda r: f"git clone git@github.com:{r.choice(_LAST)}/{r.choice(_HOSTS)}.git and use @decorator or logo@2x.png",
-    lambda r: f"Population {r.randrange(1, 99)},{fill(r, '###')},{fill(r, '###')}, budget $ {r.randrange(1, 99)} {fill(r, '###')} {fill(r, '###')}.",
+    lambda r: f"Population {fill(r, 'N#,###,###')}, budget $ {fill(r, 'N# ### ###')}.",
     lambda r: f"Total: {fill(r, '#######')}.{fill(r, '##')} EUR at {fill(r, '##.####')} %.",
     lambda r: f"x = 0.{fill(r, '############')}; y = {fill(r, '#.########')}e-{fill(r, '##')}",
     lambda r: f"at {r.randrange(-89, 89)}.{fill(r, '######')}, {r.randrange(-179, 179)}.{fill(r, '######')} on the map",
-    lambda r: f"MAC {':'.join(fill(r, 'xx') for _ in range(6))} answered at {r.randrange(24):02d}:{r.randrange(60):02d}:{r.randrange(60):02d}",
+    lambda r: f"MAC {fill(r, 'xx:xx:xx:xx:xx:xx')} answered at {_day(r, '%H:%M:%S')}",
     lambda r: f"timestamp 1{fill(r, '#########')} and 1{fill(r, '############')} ms",
     lambda r: f"Order no. {fill(r, 'N#######')}, part {fill(r, 'AA-####-##')}, lot {fill(r, 'AAA######')}.",
     lambda r: " ".join(str(r.randrange(100, 1000)) for _ in range(6)) + " were the counts",
     lambda r: "\t".join(fill(r, "##.##") for _ in range(7)),
-    lambda r: f"Section {r.randrange(1, 20)}.{r.randrange(1, 20)}.{r.randrange(1, 20)}.{r.randrange(1, 20)} of RFC {fill(r, 'N###')}",
-    lambda r: f"for (int i = {fill(r, '####')}; i < {fill(r, '########')}; i += {fill(r, '##')}) a[{fill(r, '###')}] = 0x{fill(r, 'xxxxxxxx')};",
-    lambda r: f"Scores: {r.randrange(10)}-{r.randrange(10)}, {r.randrange(10)}-{r.randrange(10)}, {r.randrange(100)}-{r.randrange(100)} ({r.randrange(1900, 2030)})",
+    lambda r: f"Section {_dotted(r, 20, 20, 20, 20)} of RFC {fill(r, 'N###')}",
+    lambda r: f"for (int i = {fill(r, '####; i < ########; i += ##')}) a[{fill(r, '###')}] = 0{fill(r, 'xxxxxxxx')};",
+    lambda r: f"Scores: {fill(r, '#-#, #-#, ##-##')} ({_day(r, '%Y')})",
     lambda r: f"std::vector<a::b> at line {fill(r, '####')}:{fill(r, '##')}, ratio {fill(r, '#')}:{fill(r, '#')}",
     lambda r: f"ID 000-{fill(r, '##-####')} and 666-{fill(r, '##-####')} were never given out.",
 )  # fmt: skip

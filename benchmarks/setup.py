@@ -28,6 +28,7 @@ def main() -> int:
     make(folder, [torch, "-r", str(HERE / "peers.txt")])
     make(folder.with_name(f"{folder.name}-litgpt"), [torch, "-r", str(HERE / "peers-litgpt.txt")])
     make(folder.with_name(f"{folder.name}-dedup"), ["-r", str(HERE / "peers-dedup.txt")])
+    make(folder.with_name(f"{folder.name}-scrub"), ["-r", str(HERE / "peers-scrub.txt")])
     # our own functions run in datatrove's pipeline: both do the same to each document
     corpus = [*("-r", str(HERE / "peers-corpus.txt")), *("-e", str(HERE.parent)), "xxhash<4"]
     make(folder.with_name(f"{folder.name}-corpus"), corpus)

@@ -63,8 +63,7 @@ def log_odds(weights: npt.NDArray[np.float32], rows: Sequence[Ids]) -> Floats:
     if not rows:
         return np.zeros(0)
     ids, row, value = _flat(rows)
-    total: Floats = np.bincount(row, value * weights[ids], len(rows))
-    return total + float(weights[SIZE])
+    return np.asarray(np.bincount(row, value * weights[ids], len(rows)), np.float64) + float(weights[SIZE])
 
 
 def _flat(rows: Sequence[Ids]) -> tuple[Ids, Ids, Floats]:

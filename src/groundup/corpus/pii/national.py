@@ -133,8 +133,9 @@ _ANY = re.compile(
     r"(?<![\w.+/@#-])(?:" + "|".join(f"({shape})" for shape, _ in SHAPES) + r")(?![\w@]|[-./+][A-Za-z0-9])", re.A
 )
 _SCHEMES = tuple(schemes for _, schemes in SHAPES)
-# Three groups of four with a group before or behind them are a piece of a card's or an account's number.
-_GROUPS = re.compile(r"\d{4}[ -]\d{4}[ -]\d{4}")
+# Groups with another group before or behind them are a piece of a card's or an account's number.
+_GROUPS = re.compile(r"\d{4}[ -]\d{4}[ -]\d{4}|\d{4} \d{6}")
+_YEARS = re.compile(r"(?:(?:1[5-9]|20)\d\d[ -]?){3}")
 _GROUP_BEFORE, _GROUP_AFTER = re.compile(r"[0-9A-Z]{4}[ -]$"), re.compile(r"[ -][0-9]{2,4}\b")
 _SEPARATORS = str.maketrans("", "", " .-/+()")
 
@@ -143,7 +144,8 @@ def national_ids(text: str, start: int, end: int) -> Iterator[tuple[int, int, st
     """(start, end, the scheme's name) of every national number between `start` and `end`."""
     for match in _ANY.finditer(text, start, end):
         is_part = _GROUPS.fullmatch(match[0]) and (
-            _GROUP_BEFORE.search(text, max(0, match.start() - 5), match.start())
+            _YEARS.fullmatch(match[0])
+            or _GROUP_BEFORE.search(text, max(0, match.start() - 5), match.start())
             or _GROUP_AFTER.match(text, match.end())
         )
         if not is_part and (scheme := _scheme_of(match, text)):
