@@ -8,6 +8,7 @@ import gzip
 import io
 import json
 import lzma
+import sys
 import tarfile
 import zipfile
 from collections import Counter
@@ -382,3 +383,24 @@ def test_a_bad_row_of_json_says_where() -> None:
     [row] = list(row_formats.json_lines(io.BufferedReader(io.BytesIO(b'{"a": 1,}'))))  # type: ignore[arg-type]
     assert isinstance(row, BadRow)
     assert "at column 9" in row.why
+
+
+def test_sevenzip_archives(read, tmp_path: Path) -> None:
+    py7zr = pytest.importorskip("py7zr", reason=".7z needs the extra `sevenzip`")
+    with py7zr.SevenZipFile(tmp_path / "a.7z", "w") as archive:
+        archive.writestr("Eins.", "x/a.txt")
+        archive.writestr("Zwei.", "b.txt")
+    documents, _, _ = read(text(tmp_path / "a.7z"))
+    assert {one.id: one.text for one in documents} == {"a.7z/x/a.txt": "Eins.", "a.7z/b.txt": "Zwei."}
+    damaged = bytearray((tmp_path / "a.7z").read_bytes())
+    damaged[36] ^= 0xFF
+    (tmp_path / "b.7z").write_bytes(bytes(damaged))
+    _, drops, _ = read(text(tmp_path / "b.7z"))
+    assert reasons(drops) == {"unreadable file": 1}
+
+
+def test_without_its_package_sevenzip_is_one_clear_message(read, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "py7zr", None)
+    (tmp_path / "a.7z").write_bytes(b"7z\xbc\xaf\x27\x1c" + b"\0" * 40)
+    with pytest.raises(UserError, match=r"pip install 'groundup\[sevenzip\]'"):
+        read(text(tmp_path / "a.7z"))

@@ -11,11 +11,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
-from typing import IO
+from typing import IO, Any
 
 from groundup.console import Console
 from groundup.corpus.document import Drop
-from groundup.corpus.sources.packed import ARCHIVE_ERRORS, UNPACK_ERRORS, is_archive, members, unpack
+from groundup.corpus.sources.packed import ARCHIVE_ERRORS, UNPACK_ERRORS, is_archive, is_sevenzip, members, unpack
 from groundup.corpus.sources.piece import Piece
 from groundup.corpus.sources.remote import dataset_license, find, is_remote, normalised, open_remote
 from groundup.errors import UserError
@@ -115,7 +115,7 @@ def open_members(piece: Piece) -> Iterator[Input | Drop]:
     """
     for file in open_piece(piece):
         try:
-            with file.open_unpacked() as stream:
+            with _open_outer(file) as stream:
                 if is_archive(bytes(stream.peek(512)[:512]), file.name):  # type: ignore[attr-defined]
                     for name, content in members(stream, file.where):
                         yield Input(f"{file.name}/{name}", license=file.license, stream=content)
@@ -124,6 +124,13 @@ def open_members(piece: Piece) -> Iterator[Input | Drop]:
             yield Drop(file.name, "read", "unreadable file", f"{file.where}: {error}")
             continue
         yield file
+
+
+def _open_outer(file: Input) -> IO[bytes]:
+    """As `open_unpacked`, but a 7z archive as it is: it is an archive here, and not the packing of one file."""
+    raw = file.open()
+    stream: Any = raw if hasattr(raw, "peek") else io.BufferedReader(raw)  # type: ignore[type-var]
+    return stream if is_sevenzip(bytes(stream.peek(8)[:8])) else unpack(stream, file.where)  # type: ignore[no-any-return]
 
 
 @lru_cache(maxsize=16)

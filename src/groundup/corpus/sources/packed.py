@@ -185,6 +185,10 @@ def is_archive(head: bytes, name: str) -> bool:
     return head.startswith((_ZIP, _SEVENZIP)) or head[257:262] == b"ustar" or name.endswith(".tar")
 
 
+def is_sevenzip(head: bytes) -> bool:
+    return head.startswith(_SEVENZIP)
+
+
 def members(stream: IO[bytes], where: str) -> Iterator[tuple[str, IO[bytes]]]:
     """(path in the archive, content) of every file, in the archive's order; each content is read before the next one.
 

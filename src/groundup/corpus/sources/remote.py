@@ -88,7 +88,7 @@ def normalised(address: str) -> str:
 def find(spec: str) -> list[Found]:
     """The files behind an address, a folder of them or a glob, sorted. UserError where there are none."""
     system, path = file_system(spec)
-    is_web = spec.lower().startswith(("http://", "https://"))
+    is_web = _is_web(spec)
     try:
         if glob.has_magic(path) and not (is_web and "?" in path and "*" not in path):
             infos = _insist(lambda: system.glob(path, detail=True), spec)
@@ -151,7 +151,7 @@ class _Blocks(io.RawIOBase):
         self._system, self._path, self._address = system, path, address
         self._size: int | None = info.get("size")
         self._ranges = self._size is not None and info.get("partial", True)
-        self._is_web = address.lower().startswith(("http://", "https://"))
+        self._is_web = _is_web(address)
         self._place = 0
         self._web_file: Any = None
         self._stream: Any = None
@@ -242,7 +242,7 @@ def _insist(call: Callable[[], T], address: str) -> T:
             raise
         except Exception as error:
             # Whatever keeps a web server from answering, fsspec says that the file is not there; the cause says why.
-            cause = error.__cause__ or error
+            cause = error.__cause__ if _is_web(address) and error.__cause__ is not None else error
             if isinstance(cause, FileNotFoundError):
                 raise
             # aiohttp's, botocore's and the Hub's errors have no common base; all that have a status call it so
@@ -255,7 +255,15 @@ def _insist(call: Callable[[], T], address: str) -> T:
 
 
 def _status(error: BaseException) -> int | None:
-    return getattr(error, "status", None) or getattr(getattr(error, "response", None), "status_code", None)
+    response = getattr(error, "response", None)
+    if isinstance(response, dict):  # botocore
+        found: int | None = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+        return found
+    return getattr(error, "status", None) or getattr(response, "status_code", None)
+
+
+def _is_web(address: str) -> bool:
+    return address.lower().startswith(("http://", "https://"))
 
 
 def dataset_license(spec: str) -> str:
