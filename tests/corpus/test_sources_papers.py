@@ -435,6 +435,17 @@ def test_a_folder_of_latex_is_one_paper_and_pmc_packages_give_their_article(read
     assert notes["files beside an article"] == 2
 
 
+def test_the_recipes_own_folder_is_one_paper_where_one_file_of_it_begins_it(read, tmp_path: Path) -> None:
+    (tmp_path / "main.tex").write_text(MAIN.replace("sections/method", "method"))
+    (tmp_path / "method.tex").write_text(METHOD)
+    [paper], _, _ = read(papers(tmp_path))
+    assert (paper.id, paper.text) == (".", LATEX_TEXT)
+    (tmp_path / "other.tex").write_text(MAIN)
+    documents, drops, _ = read(papers(tmp_path))
+    assert [one.id for one in documents] == ["main.tex", "other.tex"]
+    assert reasons(drops) == {"no LaTeX main file": 1}
+
+
 @pytest.mark.parametrize(
     ("source", "text"),
     [
@@ -472,6 +483,12 @@ def test_macros_that_run_in_circles_end() -> None:
     assert len(expand_macros(body, macros)) < 10_000_000
 
 
+def test_brackets_that_never_close_end() -> None:
+    for broken in (r"\vspace[", r"\vspace" + "\n\n{1cm}", r"\label[x", r"\title{", r"\cite[", r"\footnote[1]["):
+        source = "\\documentclass{a}\\begin{document}" + "word " * 25 + broken + " more"
+        assert "word" in read_latex({"main.tex": source}, Counter()).text
+
+
 def test_a_source_that_is_no_paper_is_a_reason() -> None:
     for files in ({}, {"a.txt": "x"}, {"main.tex": r"\documentclass{a}\begin{document}Short.\end{document}"}):
         with pytest.raises(LatexError):
@@ -483,6 +500,7 @@ def test_a_source_that_is_no_paper_is_a_reason() -> None:
 TEX = [
     "\\", "{", "}", "$", "$$", "\\begin{equation}", "\\end{equation}", "\\begin{itemize}", "\\item", "\\section", "%",
     "\\verb|", "\\'", "\\cite{", "[", "]", "\\def\\a", "#1", "word ", "\n\n", "&", "\\\\", "\\begin{tabular}", "\\ref{",
+    "\\vspace", "\\label", "\\usepackage[",
 ]  # fmt: skip
 
 

@@ -230,7 +230,9 @@ class _Reader:
             if name in ("multicolumn", "multirow"):
                 _, place = argument(source, place)
         elif name in SILENT:
-            while re.compile(r"\s*[\[{]").match(source, place):
+            before = -1
+            while place > before and re.compile(r"\s*[\[{]").match(source, place):
+                before = place
                 _, place = argument(source, place)
         else:
             optional = re.compile(r"\[[^\]\n]*\]").match(source, place)

@@ -39,13 +39,15 @@ def pieces(source: PapersSource, cache: Path) -> list[Piece]:
     root = Path(source.path).expanduser()
     files = file_pieces(source.path, cache)
     folders = {PurePosixPath(piece.name).parent for piece in files if piece.name.endswith((".tex", ".ltx"))}
+    if PurePosixPath(".") in folders and not _is_one_project(root):
+        folders.remove(PurePosixPath("."))  # papers of one file each
     folders = {folder for folder in folders if not any(parent in folders for parent in folder.parents)}
     found: list[Piece] = []
     projects: dict[PurePosixPath, list[Piece]] = {}
     for piece in files:
         name = PurePosixPath(piece.name)
         project = next((folder for folder in folders if folder in name.parents), None)
-        if project is not None and project != PurePosixPath("."):
+        if project is not None:
             projects.setdefault(project, []).append(piece)
         else:
             found.append(piece)
@@ -53,6 +55,12 @@ def pieces(source: PapersSource, cache: Path) -> list[Piece]:
         identity = fingerprint_of([[one.name, one.identity] for one in own])
         found.append(Piece(folder.as_posix(), identity, sum(one.bytes for one in own), f"{root / folder}{_PROJECT}"))
     return sorted(found, key=lambda piece: piece.name)
+
+
+def _is_one_project(root: Path) -> bool:
+    """Whether the .tex files that lie in the recipe's own folder are one paper's: one of them begins it."""
+    texts = [decode(path.read_bytes()) for path in sorted(root.glob("*.tex"))]
+    return sum("\\documentclass" in text for text in texts) == 1 < len(texts)
 
 
 def read(source: PapersSource, piece: Piece, notes: Counter[str]) -> Iterator[Document | Drop]:
