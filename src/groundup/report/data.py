@@ -32,6 +32,7 @@ TRAINING_KINDS = ("pretrain", "sft", "reward", "dpo", "ppo")
 MODEL_KINDS = ("pretrain", "sft", "dpo", "ppo")
 CURVE_POINTS = 400
 EXAMPLES_PER_SOURCE = 6
+MOST_FILES, ROWS_OF_A_FILE = 100, 20_000  # of dropped documents, for the examples
 SAMPLE_CHARACTERS = 1200
 
 
@@ -204,7 +205,7 @@ def _corpus(stages: Sequence[StageFiles]) -> dict[str, Any]:
 
 def _dropped_examples(folder: Path, unreadable: list[str]) -> dict[str, list[dict[str, str]]]:
     """A few dropped documents of each source, of as many different reasons as possible."""
-    files = sorted(folder.glob("*.parquet")) if folder.is_dir() else []
+    files = sorted(folder.glob("*.parquet"))[:MOST_FILES] if folder.is_dir() else []
     if not files:
         return {}
     import pyarrow as arrow
@@ -213,7 +214,9 @@ def _dropped_examples(folder: Path, unreadable: list[str]) -> dict[str, list[dic
     examples: dict[str, list[dict[str, str]]] = {}
     for path in files:
         try:
-            rows = parquet.read_table(path).slice(0, 20_000).to_pylist()
+            with parquet.ParquetFile(path) as file:  # the first rows of each: a corpus may be large
+                batches = file.iter_batches(batch_size=ROWS_OF_A_FILE)
+                rows: list[dict[str, Any]] = next((batch.to_pylist() for batch in batches), [])
         except (OSError, arrow.ArrowInvalid) as error:
             unreadable.append(f"dropped/{path.name}: {error}")
             continue
