@@ -20,6 +20,7 @@ from groundup.corpus.decontaminate import (
     merge_hits,
 )
 from groundup.corpus.document import words_of
+from groundup.corpus.ngrams import growing_ngram_hashes, hash_words, ngram_hashes
 from groundup.corpus.rephrased import RephraseIndex, content_words
 from groundup.corpus.settings import ExamFiles
 from groundup.errors import UserError
@@ -260,3 +261,11 @@ def test_the_hit_list_is_the_same_over_shards(documents: list[list[Hit]], cut: i
             row["examples"] == whole[exam][i]["examples"] for exam, rows in merged.items() for i, row in rows.items()
         )
     assert merge_hits(one, other) == merge_hits(other, one)
+
+
+def test_longer_runs_grow_out_of_shorter_ones() -> None:
+    hashes = hash_words(words(30, 1))
+    for length, keys in growing_ngram_hashes(hashes, [1, 5, 8, 13, 30, 31]):
+        assert keys.tolist() == ngram_hashes(hashes, length).tolist()
+        assert len(keys) == max(31 - length, 0)
+        assert len(set(keys.tolist())) == len(keys)

@@ -27,7 +27,7 @@ from groundup.corpus.document import words_of
 from groundup.corpus.exams import ExamItem as ExamItem
 from groundup.corpus.exams import exam_items as exam_items
 from groundup.corpus.exams import read_exams as read_exams
-from groundup.corpus.ngrams import Hashes, hash_words, ngram_hashes
+from groundup.corpus.ngrams import Hashes, growing_ngram_hashes, hash_words, ngram_hashes
 from groundup.corpus.rephrased import MIN_ITEM_WORDS, RephraseIndex, content_words
 from groundup.errors import UserError
 
@@ -87,9 +87,8 @@ class _Table:
         sieve[keys >> np.uint64(64 - _SIEVE_BITS)] = True
         return _Table(n, is_words, keys, items, places, sieve)
 
-    def found(self, hashes: Hashes) -> list[tuple[int, int, int]]:
-        """(place in the text, item, place in the item) of every run that the text shares."""
-        runs = ngram_hashes(hashes, self.n)
+    def found(self, runs: Hashes) -> list[tuple[int, int, int]]:
+        """(place in the text, item, place in the item) of every run of its length that the text shares."""
         likely = np.flatnonzero(self.sieve[runs >> np.uint64(64 - _SIEVE_BITS)])
         if not len(likely):
             return []
@@ -163,9 +162,9 @@ class ExamIndex:
             if not tables:
                 continue
             tokens = words_of(text) if is_words else _symbols_of(text)
-            hashes = hash_words(tokens)
-            for table in tables:
-                for place, item, start in table.found(hashes):
+            growing = growing_ngram_hashes(hash_words(tokens), [table.n for table in tables])
+            for table, (_, keys) in zip(tables, growing, strict=True):
+                for place, item, start in table.found(keys):
                     covered.setdefault(item, set()).update(range(start, start + table.n))
                     runs.setdefault(item, " ".join(tokens[place : place + table.n]))
         hits: dict[tuple[str, str], Hit] = {}

@@ -5,7 +5,7 @@ Where a text is at hand, words.py hashes its words several times as fast.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import xxhash
@@ -33,12 +33,21 @@ def hash_words(words: Sequence[str]) -> Hashes:
 
 def ngram_hashes(hashes: Hashes, n: int) -> Hashes:
     """(len - n + 1,) one hash per run of `n` words; empty where there are fewer than `n`."""
-    count = len(hashes) - n + 1
-    if count <= 0:
-        return np.empty(0, np.uint64)
-    total = np.zeros(count, np.uint64)
-    with np.errstate(over="ignore"):
-        for offset in range(n):
-            total = (total + hashes[offset : offset + count]) * _MULTIPLIER
-            total ^= total >> np.uint64(29)
-    return total
+    return next(keys for _, keys in growing_ngram_hashes(hashes, [n]))
+
+
+def growing_ngram_hashes(hashes: Hashes, lengths: Sequence[int]) -> Iterator[tuple[int, Hashes]]:
+    """(n, `ngram_hashes` of it) for several lengths, ascending: the longer grow out of the shorter."""
+    total, done = np.zeros(len(hashes), np.uint64), 0
+    for n in lengths:
+        count = len(hashes) - n + 1
+        if count <= 0:
+            yield n, np.empty(0, np.uint64)
+            continue
+        total = total[:count]
+        with np.errstate(over="ignore"):
+            for offset in range(done, n):
+                total = (total + hashes[offset : offset + count]) * _MULTIPLIER
+                total ^= total >> np.uint64(29)
+        done = n
+        yield n, total
