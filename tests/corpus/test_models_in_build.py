@@ -11,7 +11,8 @@ from .conftest import Built
 
 NICE = """careful measured history river valley bridge scholar letter argument evidence garden mountain harvest library
 seasons observed described patient ancient journey winter village council teacher music painting""".split()  # noqa: SIM905
-SPAM = """buy cheap click bonus casino winner viagra deal discount subscribe free offer jackpot crypto loan pills""".split()  # noqa: SIM905
+SPAM = """buy cheap click bonus casino winner viagra deal discount subscribe free offer jackpot crypto
+loan pills""".split()  # noqa: SIM905
 
 
 def text(words: list[str], seed: int, more: str = "") -> str:

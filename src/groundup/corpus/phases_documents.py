@@ -206,13 +206,16 @@ def filter(task: Task, out: Path) -> dict[str, Any]:
     """The thresholds: kept.parquet, drops.parquet, and observed.json (stats.SourceStats)."""
     options = task.options
     rules = QualityRules.model_validate(options["quality"]) if options["quality"] else None
-    funnel, stats = new_source_funnel(), SourceStats()
+    funnel, stats, technical = new_source_funnel(), SourceStats(), Technical()
     with ShardWriter(out / "drops.parquet", DROPPED) as drops, ShardWriter(out / "kept.parquet", RAW) as kept:
-        for row, scores in _with_scores(task):
+        for number, row, scores in _with_scores(task):
             document, score = document_of(row), float(row["language_score"])
             found = json.loads(row["signals"]) | scores
             signals = {name: math.nan if value is None else value for name, value in found.items()}
             dropped, note = _language_drop(document, options)
+            if number in task.without:
+                technical.add(KILLED, document.url or document.id)
+                dropped, note = drop(document, "language", KILLED, document.url or document.id), ""
             if note:
                 funnel["language"].notes[note] = funnel["language"].notes.get(note, 0) + 1
             if dropped is None:
@@ -244,15 +247,17 @@ def filter(task: Task, out: Path) -> dict[str, Any]:
         "bytes_in": funnel["language"].into.bytes,
         "bytes_out": passed.bytes,
         "funnel": source_funnel_to_json(funnel),
+        "technical": technical.lost,
     }
 
 
-def _with_scores(task: Task) -> Iterator[tuple[dict[str, Any], dict[str, float | None]]]:
-    """Each document's row with what the models said of it, where there are models."""
+def _with_scores(task: Task) -> Iterator[tuple[int, dict[str, Any], dict[str, float | None]]]:
+    """Each document's number and row with what the models said of it, where there are models."""
     text, *scores = task.paths()
     found = read_rows(scores[0]) if scores else repeat({})
     first = task.only[0] if task.only else 0
-    yield from zip((row for _, row in numbered_rows(task, text)), islice(found, first, None), strict=False)
+    for (number, row), own in zip(numbered_rows(task, text), islice(found, first, None), strict=False):
+        yield number, row, own
 
 
 def _language_drop(document: Document, options: Mapping[str, Any]) -> tuple[Drop | None, str]:

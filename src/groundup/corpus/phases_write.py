@@ -24,8 +24,9 @@ from groundup.corpus.decontaminate import ExamIndex, ExamItem, add_hits
 from groundup.corpus.document import Document, Drop, drop
 from groundup.corpus.exact import cut_paragraphs
 from groundup.corpus.funnel import new_source_funnel, source_funnel_to_json
+from groundup.corpus.guard import Technical
 from groundup.corpus.keytable import map_array, write_array
-from groundup.corpus.phases_documents import numbered_rows
+from groundup.corpus.phases_documents import KILLED, numbered_rows
 from groundup.corpus.pii import scrub
 from groundup.corpus.settings import HeldOut
 from groundup.corpus.shards import (
@@ -73,7 +74,9 @@ def finish(task: Task, out: Path) -> dict[str, Any]:
         verdicts.setdefault(row["row"], []).append(row)
     index = _exam_index(indexes[0]) if indexes else None
     found: dict[str, Any] = {}  # exam -> item -> where it was found
-    funnel, stats = new_source_funnel(), SourceStats()
+    funnel, stats, technical = new_source_funnel(), SourceStats(), Technical()
+    result: Document | Drop
+    trail: Trail
     before = after = 0
     with (
         ShardWriter(out / "clean.parquet", RAW) as clean,
@@ -84,7 +87,11 @@ def finish(task: Task, out: Path) -> dict[str, Any]:
             document = document_of(row)
             before += document.bytes
             about = verdicts.get(number, [])
-            result, trail = _finish_one(document, about, index, task, stats, found)
+            if number in task.without:
+                technical.add(KILLED, document.url or document.id)
+                result, trail = drop(document, "exact duplicates", KILLED, document.url or document.id), []
+            else:
+                result, trail = _finish_one(document, about, index, task, stats, found)
             for step, into, left in trail:
                 funnel[step].keep(into, left)
             if isinstance(result, Drop):
@@ -103,12 +110,12 @@ def finish(task: Task, out: Path) -> dict[str, Any]:
         funnel["near duplicates"].notes["spans cut"] = cut[0]
     write_json(out / "observed.json", stats.as_json())
     write_json(out / "hits.json", found)
-    into = funnel["exact duplicates"].into
     return {
-        "documents": into.documents,
+        "documents": funnel["exact duplicates"].into.documents,
         "bytes_in": before,
         "bytes_out": after,
         "clean": funnel["personal data"].out.documents,
+        "technical": technical.lost,
         "funnel": source_funnel_to_json(funnel),
     }
 

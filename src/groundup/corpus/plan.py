@@ -143,7 +143,7 @@ def filter_tasks(
     toxicity_thresholds: Mapping[str, float] | None = None,
 ) -> list[Task]:
     """`scored`: what models said of each text shard, where there are any, and the thresholds that they learned."""
-    code = (*_corpus("quality_rules", "settings"), *_BASE)
+    code = (*_corpus("quality_rules"), *_BASE)
     options = {
         "languages": list(settings.languages),
         "min_language_score": settings.min_language_score,
@@ -173,10 +173,8 @@ def keys_tasks(settings: CorpusSettings, filtered: Sequence[Done]) -> list[Task]
         "bands": [bands.bands, bands.rows] if bands else None,
     }
     function = f"{_DOCUMENTS}:keys"
-    return [
-        _follow(one, "keys", function, "kept.parquet", one.stats["kept"], options=options, code=code)
-        for one in filtered
-    ]
+    # 0 documents to take apart: rows of keys are those of the shard, none may be left out
+    return [_follow(one, "keys", function, "kept.parquet", 0, options=options, code=code) for one in filtered]
 
 
 def least_similarity(settings: CorpusSettings) -> float | None:

@@ -129,7 +129,8 @@ def poisoned(tmp_path: Path) -> Callable[[str], Corpus]:
     """The corpus with one document in the middle that does what its word says."""
 
     def make(word: str, often: int = 1) -> Corpus:
-        made = Corpus(tmp_path)
+        made = Corpus(tmp_path / "poisoned")
+        made.root.mkdir()
         texts = [prose(number) for number in range(DOCUMENTS)]
         for number in range(often):
             texts[101 + number] += f" {word}"
