@@ -108,8 +108,8 @@ ROWS = [{"text": row["text"], "rude": row["toxic"]} for row in balanced_rows(400
 
 
 def test_a_model_is_saved_and_gives_the_same_scores_however_it_is_trained(tmp_path: Path) -> None:
-    report = train(ROWS, tmp_path / "a", precision=0.8)
-    train(ROWS, tmp_path / "b", precision=0.8)
+    report = train(ROWS, tmp_path / "a", precision=0.8, prevalence=None)
+    train(ROWS, tmp_path / "b", precision=0.8, prevalence=None)
     for name in ("model.json", "weights.npy"):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
     assert set(report) == {"rude"}
