@@ -86,7 +86,7 @@ def test_the_prose_says_what_the_files_say(tmp_path: Path, *, with_stats: bool) 
     assert "3 items were found in 7 documents" in text
     assert "gone" not in text, "a source that could not be had is no source of this text"
     assert ("| personal data | EMAIL | 8 |" in text) == with_stats
-    assert "Looked for: email, ip" in text
+    assert "Looked for: email, ip" in text and "Toxicity was not looked at." in text
 
 
 def test_a_table_row_is_one_line_with_as_many_cells_as_its_head(tmp_path: Path) -> None:

@@ -282,7 +282,10 @@ def _safety(stats: Any, funnel: Any, settings: Mapping[str, Any]) -> str:
                 if name.startswith("<")
             ]
     looked_for = ", ".join(settings.get("pii") or ()) or "nothing"
-    return f"Looked for: {looked_for}. What was found was replaced by its type.\n\n" + (
+    toxicity = (
+        "Toxic text was dropped by a trained model." if settings.get("toxicity") else "Toxicity was not looked at."
+    )
+    return f"Looked for: {looked_for}; what was found was replaced by its type. {toxicity}\n\n" + (
         _table(["what", "type", "found", "per MB of text"], rows) or "Nothing was found."
     )
 
