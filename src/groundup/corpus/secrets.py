@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import re
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -26,10 +27,14 @@ class Secret:
 def find_secrets(text: str) -> list[Secret]:
     """Secrets in the text, in order and without overlaps; the more certain form wins."""
     taken: list[Secret] = []
+    starts: list[int] = []
     for secret in (*_vendor_keys(text), *_assigned(text)):
-        if not any(secret.start < other.end and other.start < secret.end for other in taken):
-            taken.append(secret)
-    return sorted(taken, key=lambda secret: secret.start)
+        place = bisect_left(starts, secret.start)
+        is_free_before = place == 0 or taken[place - 1].end <= secret.start
+        if is_free_before and (place == len(taken) or secret.end <= starts[place]):
+            taken.insert(place, secret)
+            starts.insert(place, secret.start)
+    return taken
 
 
 # ---------------------------------------------------------------- forms that say themselves what they are
