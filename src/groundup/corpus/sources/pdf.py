@@ -256,6 +256,8 @@ def _paragraphs(lines: list[Line | None], known: Counter[str]) -> list[str]:
     size = median(line.top - line.bottom for line in real) if real else 0.01
     pitches = [a.end - b.bottom for a, b in itertools.pairwise(real) if 0.003 < a.end - b.bottom < 0.05]
     pitch = median(pitches) if pitches else 0.014
+    lefts = Counter(round(line.left, 2) for line in real)
+    following = iter(real[2:])
     paragraphs: list[str] = []
     previous: Line | None = None
     new_page = False
@@ -263,7 +265,9 @@ def _paragraphs(lines: list[Line | None], known: Counter[str]) -> list[str]:
         if line is None:
             new_page = True
             continue
-        if previous is None or _begins(previous, line, size, pitch, new_page):
+        if previous is None or _begins(
+            previous, line, size, pitch, new_page, _is_indented(line, next(following, line), lefts)
+        ):
             paragraphs.append(line.text)
         else:
             paragraphs[-1] = _joined(paragraphs[-1], line.text, known)
@@ -271,7 +275,13 @@ def _paragraphs(lines: list[Line | None], known: Counter[str]) -> list[str]:
     return [_marked(one, known).strip() for one in paragraphs if one.strip()]
 
 
-def _begins(previous: Line, line: Line, size: float, pitch: float, new_page: bool) -> bool:
+def _is_indented(line: Line, following: Line, lefts: Counter[float]) -> bool:
+    """Whether a line begins to the right of where the next one does, or far more lines of the document do."""
+    own, below = lefts[round(line.left, 2)], lefts[round(following.left, 2)]
+    return 0.01 < line.left - following.left < 0.06 and below > own
+
+
+def _begins(previous: Line, line: Line, size: float, pitch: float, new_page: bool, is_indented: bool) -> bool:
     """Whether a line begins a paragraph, by its place beside the one before it."""
     ended = previous.text.rstrip().endswith(_ENDS_SENTENCE)
     step = previous.end - line.bottom
@@ -281,7 +291,7 @@ def _begins(previous: Line, line: Line, size: float, pitch: float, new_page: boo
         return True
     if abs((line.top - line.bottom) - (previous.top - previous.bottom)) > 0.15 * size and step > 0.5 * pitch:
         return True  # another size: a heading, or what follows one
-    is_indented = 0.01 < line.left - previous.left < 0.06
+    is_indented = is_indented or 0.01 < line.left - previous.left < 0.06
     is_short = previous.last - previous.left < 0.75 * (line.right - previous.left)
     if is_short and (_HEADING.fullmatch(previous.text) or _HEADING.fullmatch(line.text)):
         return True
