@@ -36,12 +36,24 @@ import common
 import psutil
 
 HERE = Path(__file__).resolve().parent
+RUST = Path("/root/.rustup/toolchains/stable-x86_64-unknown-linux-gnu/share/doc/rust/html")
+BOOKS = (  # documentation in sentences, some of it in several languages and editions
+    *(
+        "rust-by-example",
+        "book",
+        "error_codes",
+        "unstable-book",
+        "alloc",
+        "rustc",
+        "edition-guide",
+        "reference",
+        "cargo",
+    ),
+    *("nomicon", "embedded-book"),
+)
 PAGES = (  # what is looked for where --pages names nothing; absent ones are told of
     common.ROOT.parent / "dl" / "trafilatura-eval" / "eval",
-    Path("/root/.rustup/toolchains/stable-x86_64-unknown-linux-gnu/share/doc/rust/html/rust-by-example"),
-    Path("/root/.rustup/toolchains/stable-x86_64-unknown-linux-gnu/share/doc/rust/html/book"),
-    Path("/root/.rustup/toolchains/stable-x86_64-unknown-linux-gnu/share/doc/rust/html/error_codes"),
-    Path("/root/.rustup/toolchains/stable-x86_64-unknown-linux-gnu/share/doc/rust/html/std"),
+    *(RUST / name for name in BOOKS),
     Path("/usr/share/doc"),
 )
 ARCHIVES = ("ai2-cc-2024.warc.gz", "archive-org-2008.warc.gz", "commoncrawl-junk.warc.gz", "iana-revisits.warc.gz")
