@@ -18,6 +18,7 @@ from typing import IO
 from groundup.corpus.engines import Run
 from groundup.corpus.tasks import Failure, Outcome, Task, outcome_from_json, task_to_json
 
+EARLY = 2  # they load what they need while the build looks for its input
 COMMAND = (sys.executable, "-m", "groundup.corpus.engines.worker")
 
 
@@ -65,8 +66,8 @@ class _Worker:
 
 @contextmanager
 def local(count: int) -> Iterator[Run]:
-    """Up to `count` worker processes, started when there is work for them, ended on the way out."""
-    workers: list[_Worker] = []
+    """Up to `count` worker processes: the first at once, the others when there is work; ended on the way out."""
+    workers = [_Worker() for _ in range(min(count, EARLY))]
 
     def run(tasks: Sequence[Task]) -> Iterator[tuple[int, Outcome]]:
         waiting = iter(enumerate(tasks))
