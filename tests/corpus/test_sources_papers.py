@@ -481,6 +481,8 @@ def test_macros(source: str, text: str) -> None:
 def test_macros_that_run_in_circles_end() -> None:
     body, macros = take_macros(r"\newcommand{\p}{\q\q}\newcommand{\q}{\p\p} \p")
     assert len(expand_macros(body, macros)) < 10_000_000
+    body, macros = take_macros(r"\newcommand{\p}{" + "x" * 10_000 + "}" + r"\p " * 10_000)
+    assert len(expand_macros(body, macros)) < 10_000_000, "nor may a long one make gigabytes"
 
 
 def test_brackets_that_never_close_end() -> None:

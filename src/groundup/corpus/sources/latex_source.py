@@ -144,14 +144,14 @@ def expand_macros(text: str, macros: Mapping[str, Macro]) -> str:
     most = 4 * len(text) + 100_000
     for _ in range(8):
         out: list[str] = []
-        place, changed = 0, False
+        place, changed, produced = 0, False, 0
         for found in _COMMAND.finditer(text):
-            if found.start() < place or found[1] not in macros or budget <= 0:
+            if found.start() < place or found[1] not in macros or budget <= 0 or produced > most:
                 continue
             out.append(text[place : found.start()])
             replaced, place = _use(text, found.end(), macros[found[1]])
             out.append(replaced)
-            budget, changed = budget - 1, True
+            budget, changed, produced = budget - 1, True, produced + len(replaced)
         text = "".join(out) + text[place:]
         if not changed or len(text) > most:
             break

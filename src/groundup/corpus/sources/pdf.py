@@ -219,7 +219,7 @@ def _by_columns(parts: list[Line], gutter: float) -> list[Line]:
     return [*ordered, *columns[0], *columns[1]]
 
 
-# ---------------------------------------------------------------- the whole document
+# ---------------------------------------------------------------- the document
 
 
 def _without_frames(pages: list[list[Line]]) -> list[list[Line]]:
