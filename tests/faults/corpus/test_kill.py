@@ -74,6 +74,7 @@ def test_killed_workers_are_replaced_and_their_shards_done_again(corpus: Corpus)
     assert not any("killed the process" in row["reason"] for row in corpus.drops("killed")), "nobody is blamed for it"
 
 
+@pytest.mark.slow
 def test_another_number_of_workers_goes_on_with_the_same_shards(corpus: Corpus) -> None:
     whole = corpus.build("whole", workers=1)
     corpus.slow = 0.01
@@ -101,10 +102,10 @@ BELOW = {  # setting -> steps that are done again, wholly or for the shards that
     ("setting", "value"),
     [
         ("quality", {"min_words": 130}),
-        ("near_duplicate_threshold", 0.6),
+        pytest.param("near_duplicate_threshold", 0.6, marks=pytest.mark.slow),
         ("pii", ["email"]),
-        ("held_out", {"share": 0.3}),
-        ("mixture", {"rows": 2.0}),
+        pytest.param("held_out", {"share": 0.3}, marks=pytest.mark.slow),
+        pytest.param("mixture", {"rows": 2.0}, marks=pytest.mark.slow),
     ],
 )
 def test_a_changed_setting_repeats_its_step_and_those_below(corpus: Corpus, setting: str, value: object) -> None:
@@ -133,6 +134,7 @@ def test_another_file_in_the_source_is_all_that_is_read_and_extracted(corpus: Co
     assert prose(999) in corpus.documents("built")
 
 
+@pytest.mark.slow
 def test_a_setting_put_back_finds_nothing_to_read_again(corpus: Corpus) -> None:
     first = corpus.build("built")
     extracted = corpus.extracted("built")

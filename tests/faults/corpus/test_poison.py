@@ -13,7 +13,10 @@ from .conftest import DOCUMENTS, Corpus, prose
 POISONED = "0.jsonl:102"  # the id of the document in the middle
 
 
-@pytest.mark.parametrize("word", ["POISON-KILL", "POISON-MEMORY", "POISON-HANG"])
+@pytest.mark.parametrize(
+    "word",
+    ["POISON-KILL", *(pytest.param(word, marks=pytest.mark.slow) for word in ("POISON-MEMORY", "POISON-HANG"))],
+)
 def test_a_document_that_kills_its_process_is_named(poisoned: Callable[..., Corpus], word: str) -> None:
     corpus = poisoned(word)
     first = corpus.build("two", workers=2, document_seconds=0.5)
@@ -24,6 +27,7 @@ def test_a_document_that_kills_its_process_is_named(poisoned: Callable[..., Corp
     assert corpus.build("one", workers=1, document_seconds=0.5) == first
 
 
+@pytest.mark.slow
 def test_two_documents_of_one_shard_that_kill_are_both_found(poisoned: Callable[..., Corpus]) -> None:
     corpus = poisoned("POISON-KILL", 2)
     corpus.build("built")
