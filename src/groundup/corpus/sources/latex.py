@@ -57,6 +57,8 @@ def read_latex(files: Mapping[str, str], notes: Counter[str], keep_references: b
     main = main_file(files)
     if main is None:
         raise LatexError("no LaTeX main file")
+    if others := sum("\\begin{document}" in text for name, text in files.items() if name != main):
+        notes["further main files of LaTeX sources, which were not read"] += others
     source, macros = take_macros(whole_source(files, main))
     head, _, body = source.partition("\\begin{document}")
     if not body:  # plain TeX, or a style from before LaTeX 2e
@@ -91,9 +93,9 @@ def _author(source: str) -> str:
     many = [match.end() for match in re.finditer(r"\\author\s*(?:\[[^\]]*\]\s*)?(?=\{)", source)]
     names = [source[place + 1 : group_end(source, place) - 1] for place in many]
     # what stands under a name (institute, address) is not the name
-    return r"\and ".join(
-        re.split(r"\\\\|\\(?:thanks|inst|affiliation|email|footnotemark|href)\b", name)[0] for name in names
-    )
+    names = [re.split(r"\\\\|\\(?:thanks|inst|affiliation|email|footnotemark|href)\b", name)[0] for name in names]
+    # marks of institutes; commas stand among them
+    return re.sub(r"\$[^$]*\$", lambda mark: "," if mark[0].endswith(",$") else "", r"\and ".join(names))
 
 
 _TOKEN = re.compile(
