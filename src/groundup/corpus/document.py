@@ -30,7 +30,8 @@ class Document:
 
     @property
     def bytes(self) -> int:
-        return len(self.text.encode("utf-8", "surrogatepass"))
+        text = self.text  # of ASCII alone, Python knows it without looking
+        return len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
 
 
 @dataclass(frozen=True)

@@ -85,6 +85,8 @@ def _sound(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _is_utf8(text: str) -> bool:
+    if text.isascii():
+        return True
     try:
         text.encode()
     except UnicodeEncodeError:
