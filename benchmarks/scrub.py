@@ -143,13 +143,16 @@ def personal_data(bench: Bench, quick: bool) -> None:
         bench.absent.append("shared/data/pii: the labelled set")
     lines = [line.text for one, _ in sets.values() for line in one]
     texts = prose()
-    megabytes = sum(len(text.encode()) for text in texts) / 1e6
     systems = ("groundup", "presidio", "datatrove")
+    given = {
+        system: texts[::8] if system == "presidio" else texts for system in systems
+    }  # at 0.1 MB/s an eighth is enough
+    megabytes = {system: sum(len(text.encode()) for text in given[system]) / 1e6 for system in systems}
     seconds: dict[str, list[float]] = {system: [] for system in systems}
     f1: dict[tuple[str, str], float] = {}
     for turn in range(bench.turns):
         for system in systems:
-            answer = bench.ask(system, {"lines": lines, "texts": texts, "speed_only": turn > 0})
+            answer = bench.ask(system, {"lines": lines, "texts": given[system], "speed_only": turn > 0})
             if answer is None:
                 continue
             seconds[system].append(answer["seconds"])
@@ -166,15 +169,15 @@ def personal_data(bench: Bench, quick: bool) -> None:
     bench.target("personal data, MB/s", rates["groundup"], 25.0, peer=rates.get("datatrove"))
 
 
-def _rates(bench: Bench, what: str, seconds: dict[str, list[float]], megabytes: float) -> dict[str, float]:
+def _rates(bench: Bench, what: str, seconds: dict[str, list[float]], megabytes: dict[str, float]) -> dict[str, float]:
     rates = {}
     for system, taken in seconds.items():
         if taken:
-            rates[system] = megabytes / statistics.median(taken)
+            rates[system] = megabytes[system] / statistics.median(taken)
             bench.results.append(
                 {
                     "name": f"{system}: {what}",
-                    "megabytes": megabytes,
+                    "megabytes": megabytes[system],
                     "cpu_seconds": statistics.median(taken),
                     "spread": [min(taken), max(taken)],
                     "mb_per_second": rates[system],
@@ -225,7 +228,7 @@ def secrets(bench: Bench, quick: bool) -> None:
         bench.results.append(
             {"name": f"{system}: false alarms per MB of stdlib", "alarms_per_mb": rate, "megabytes": checked}
         )
-    rates = _rates(bench, "searches code for secrets", seconds, megabytes[len(some)])
+    rates = _rates(bench, "searches code for secrets", seconds, dict.fromkeys(seconds, megabytes[len(some)]))
     bench.target("secrets, recall", recall["groundup-secrets"], 0.98, peer=recall.get("detect-secrets"))
     peer = alarms.get("detect-secrets")
     bench.target("secrets, false alarms per MB of stdlib", alarms["groundup-secrets"], 0.5, peer=peer, at_most=True)
