@@ -106,7 +106,7 @@ class Bzip2Streams(io.RawIOBase):
 
     def __init__(self, raw: IO[bytes], damaged: list[str] | None = None) -> None:
         self._raw, self._decompressor = raw, bz2.BZ2Decompressor()
-        self._pending, self._out, self._inside = b"", b"", False
+        self._pending, self._fed, self._out, self._inside = b"", b"", b"", False
         self.damaged = [] if damaged is None else damaged
 
     def readable(self) -> bool:
@@ -122,18 +122,21 @@ class Bzip2Streams(io.RawIOBase):
     def _fill(self) -> bool:
         if self._decompressor.eof:
             self._pending, self._decompressor = self._decompressor.unused_data, bz2.BZ2Decompressor()
-        block, self._pending = self._pending or self._raw.read(_BLOCK), b""
-        if not block:
+        # What is well compressed comes out bit by bit: memory stays that of a block.
+        waits = not self._decompressor.needs_input
+        block, self._pending = (b"", self._pending) if waits else (self._pending or self._raw.read(_BLOCK), b"")
+        if not block and not waits:
             if self._inside:
                 self.damaged.append("cut off inside a bzip2 stream")
                 self._inside = False
             return False
+        self._fed = block or self._fed
         try:
-            self._out = self._decompressor.decompress(block)
+            self._out = self._decompressor.decompress(block, _BLOCK)
             self._inside = not self._decompressor.eof
         except (OSError, EOFError, ValueError) as error:
             self.damaged.append(str(error) or "broken bzip2 stream")
-            self._skip_to_next(block)
+            self._skip_to_next(self._fed)
         return True
 
     def _skip_to_next(self, block: bytes) -> None:
