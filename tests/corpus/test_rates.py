@@ -44,6 +44,12 @@ def test_a_build_of_a_few_kilobytes_says_nothing(tmp_path: Path) -> None:
     assert not (tmp_path / FILE).exists()
 
 
+def test_a_small_build_does_not_speak_against_a_large_one(tmp_path: Path) -> None:
+    remember(tmp_path, {"crawl": "warc"}, timing("crawl", 400_000_000, 400.0))
+    remember(tmp_path, {"crawl": "warc"}, timing("crawl", 40_000_000, 400.0))
+    assert rate_of_kind("warc", tmp_path).cpu_seconds == pytest.approx(1e-6)
+
+
 def test_a_torn_file_is_as_good_as_none(tmp_path: Path) -> None:
     (tmp_path / FILE).write_text('{"warc": ')
     assert rate_of_kind("warc", tmp_path) == SHIPPED["warc"]
