@@ -57,10 +57,11 @@ def dask_tasks(address: str | None, workers: int | None) -> Iterator[Run]:
                         outcome = Failure("died", "its Dask worker died")
                     else:
                         outcome = Failure("died", f"Dask lost it ({type(error).__name__}: {error})"[:300])
-                    future.release()
-                    yield futures[future], outcome
+                    index = futures.pop(future)
+                    yield index, outcome
             finally:
-                client.cancel(list(futures))
+                if futures:  # only what is under way: to cancel what is finished would wait for ever
+                    client.cancel(list(futures))
 
         yield run
 
