@@ -40,7 +40,8 @@ FRAMES = [
         "End of the Project Gutenberg EBook of A Book\n\n*** END OF THE PROJECT GUTENBERG EBOOK ***\n",
     ),
     (
-        "*** START OF THIS PROJECT GUTENBERG EBOOK A BOOK ***\n\n\nE-text prepared by A\n\n\n\nTranscriber's note:\nx\n",
+        "*** START OF THIS PROJECT GUTENBERG EBOOK A BOOK ***\n\n\nE-text prepared by A\n\n\n\nTranscriber's note:"
+        "\nx\n",
         "End of Project Gutenberg's A Book, by A. Writer\n",
     ),
     (

@@ -89,7 +89,7 @@ class CodeSource(PathSource):
 
 
 class PapersSource(PathSource):
-    """Papers as PDF (package pypdfium2), JATS XML or LaTeX, alone or in archives as arXiv and PubMed Central give them."""
+    """Papers as PDF (package pypdfium2), JATS XML or LaTeX, alone or in the archives of arXiv and PubMed Central."""
 
     type: Literal["papers"]
     references: bool = False
