@@ -65,7 +65,7 @@ def test_kill_9_at_three_random_moments_changes_nothing(demo: Demo, tmp_path: Pa
         os.killpg(process.pid, signal.SIGKILL)
         _, said = process.communicate(timeout=PATIENCE)
         assert process.returncode == -signal.SIGKILL, said
-        folders = [path for path in home.run.iterdir() if path.is_dir() and path.name != ".work"]
+        folders = [path for path in home.run.iterdir() if path.is_dir() and not path.name.startswith(".")]
         assert all((path / "artifact.json").is_file() for path in folders), "half of an artifact is in place"
     ended = home.groundup(*UP_TO_BASE)
     assert ended.exit_code == 0, ended.said
