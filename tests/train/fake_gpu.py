@@ -212,7 +212,7 @@ def ranking() -> dict[str, Any]:
 def policy_optimising() -> dict[str, Any]:
     from groundup.model.generate import Completion
     from groundup.model.heads import ScalarModel
-    from groundup.train.ppo import ActorCritic, Ppo, Rollout
+    from groundup.train.ppo_objective import ActorCritic, Ppo, Rollout
     from groundup.train.rollouts import join_answers
     from groundup.train.settings import PpoSettings
 

