@@ -111,9 +111,9 @@ def _total(value: Any) -> int:
 def clean_pages(pages: Any, *_rank_and_world_size: int) -> Any:
     """The per-document steps of ours, with their functions: main text, language, boilerplate, signals, rules."""
     from groundup.corpus.extract import main_text
-    from groundup.corpus.language import detect
-    from groundup.corpus.quality import cut_boilerplate, signals_of
-    from groundup.corpus.quality_rules import failures
+    from groundup.corpus.quality.language import detect
+    from groundup.corpus.quality.rules import failures
+    from groundup.corpus.quality.signals import cut_boilerplate, signals_of
     from groundup.corpus.settings import QualityRules
 
     rules = QualityRules()

@@ -22,7 +22,7 @@ from typing import Any
 
 import common
 
-from groundup.corpus.decontaminate import ExamIndex, exam_items
+from groundup.corpus.exams.index import ExamIndex, exam_items
 from groundup.corpus.settings import ExamFiles
 
 RULES: dict[str, dict[str, Any]] = {

@@ -68,9 +68,9 @@ def groundup_files(texts: list[str], stages: dict[str, float]) -> set[int]:
     """As a large corpus runs: shards and groups, everything through files."""
     import numpy as np
 
-    from groundup.corpus.keytable import Group
-    from groundup.corpus.near import bands_for
-    from groundup.corpus.near_groups import (
+    from groundup.corpus.dedup.keytable import Group
+    from groundup.corpus.dedup.near import bands_for
+    from groundup.corpus.dedup.near_groups import (
         NearFiles,
         clusters_of,
         write_candidates,
@@ -113,7 +113,7 @@ def groundup_files(texts: list[str], stages: dict[str, float]) -> set[int]:
 
 def groundup_memory(texts: list[str], stages: dict[str, float]) -> set[int]:
     """`find_near_duplicates`, the one-machine form."""
-    from groundup.corpus.near import find_near_duplicates
+    from groundup.corpus.dedup.near import find_near_duplicates
 
     found = find_near_duplicates(texts, THRESHOLD)
     stages["compared"] = found.candidates
@@ -216,8 +216,8 @@ def greedy_union(
 
 Runner = Callable[[list[str], dict[str, float]], set[int]]
 SYSTEMS: dict[str, tuple[list[str], Runner]] = {
-    "groundup": (["groundup.corpus.near_groups"], groundup_files),
-    "groundup in memory": (["groundup.corpus.near"], groundup_memory),
+    "groundup": (["groundup.corpus.dedup.near_groups"], groundup_files),
+    "groundup in memory": (["groundup.corpus.dedup.near"], groundup_memory),
     "datatrove": (["datatrove.executor", "datatrove.pipeline.dedup.minhash", "spacy"], datatrove),
     "datasketch": (["datasketch"], datasketch),
     "rensa": (["rensa"], rensa),

@@ -131,7 +131,7 @@ def start(system: str, peers: Path) -> Worker:
 
 
 def report_of(workers: list[Worker], pages: list[Page]) -> dict[str, Any]:
-    from groundup.corpus.language import detect
+    from groundup.corpus.quality.language import detect
 
     texts = {worker.name: worker.texts for worker in workers}
     languages = [detect(text)[0] for text in texts["groundup best"]]

@@ -86,8 +86,8 @@ def train(data: Path, folder: Path) -> dict[str, Any]:
     """The two models, from three quarters of the articles; what the classifier says of the others."""
     from collections import Counter
 
-    from groundup.corpus import classifier, perplexity
     from groundup.corpus.document import Document
+    from groundup.corpus.quality import classifier, perplexity
     from groundup.corpus.source_settings import WikipediaSource
     from groundup.corpus.sources import read_source
     from groundup.corpus.texts import raw_to_text
@@ -143,10 +143,9 @@ def work(system: str) -> int:
 
 
 def ours(system: str) -> Callable[[list[str]], int | None]:
-    from groundup.corpus import classifier, perplexity
-    from groundup.corpus.language import identify
-    from groundup.corpus.quality import signals_of
-    from groundup.corpus.quality_rules import failures
+    from groundup.corpus.quality import classifier, perplexity, signals_of
+    from groundup.corpus.quality.language import identify
+    from groundup.corpus.quality.rules import failures
     from groundup.corpus.settings import QualityRules
 
     rules = QualityRules()

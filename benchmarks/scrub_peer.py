@@ -100,7 +100,7 @@ def _personal(task: dict[str, Any], find: Finder, scrub: Callable[[str], Any]) -
 
 
 def _groundup_secrets(task: dict[str, Any]) -> dict[str, Any]:
-    from groundup.corpus.secrets import find_secrets
+    from groundup.corpus.pii.secrets import find_secrets
 
     found = [] if task["speed_only"] else [[("secret", s.start, s.end) for s in find_secrets(t)] for t in task["lines"]]
     texts = [Path(name).read_text(encoding="utf-8", errors="replace") for name in task["files"]]

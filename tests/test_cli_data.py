@@ -98,7 +98,7 @@ def test_a_preview_of_a_source_that_cannot_be_had_says_so_and_shows_the_others(
             raise PackageUnreachableError(next(iter(PINNED.values())), "the registry did not answer")
         return real(source, cache)
 
-    monkeypatch.setattr("groundup.corpus.trial.pieces", pieces)
+    monkeypatch.setattr("groundup.corpus.report.trial.pieces", pieces)
     text = said(capsys, "preview", "mine.yaml")
     assert "== notes:" in text and "== more: cannot be read: source 'more' could not be had" in text
     assert "the registry did not answer" in said(capsys, "preview", "mine.yaml", "--source", "more", code=1)

@@ -15,9 +15,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from groundup.corpus import phases_write
 from groundup.corpus.build import check
 from groundup.corpus.heldout import choose_held_out
+from groundup.corpus.phases import write as phases_write
 from groundup.corpus.settings import CorpusSettings, HeldOut
 from groundup.errors import UserError
 

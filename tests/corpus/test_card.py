@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from groundup.corpus.card import card_text, hub_license, hub_licenses, write_card
-from groundup.corpus.funnel import Count, funnel_report, new_source_funnel
 from groundup.corpus.mixture import mix
-from groundup.corpus.stats import SourceStats, stats_report
+from groundup.corpus.report.card import card_text, hub_license, hub_licenses, write_card
+from groundup.corpus.report.funnel import Count, funnel_report, new_source_funnel
+from groundup.corpus.report.stats import SourceStats, stats_report
 
 SETTINGS = {"languages": ["en"], "near_duplicate_threshold": 0.8, "pii": ["email", "ip"], "extract": "cascade"}
 

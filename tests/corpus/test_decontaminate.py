@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from groundup.corpus.decontaminate import (
+from groundup.corpus.document import words_of
+from groundup.corpus.exams.index import (
     ExamIndex,
     ExamItem,
     Hit,
@@ -19,9 +20,8 @@ from groundup.corpus.decontaminate import (
     exam_items,
     merge_hits,
 )
-from groundup.corpus.document import words_of
-from groundup.corpus.ngrams import growing_ngram_hashes, hash_words, ngram_hashes
-from groundup.corpus.rephrased import RephraseIndex, content_words
+from groundup.corpus.exams.ngrams import growing_ngram_hashes, hash_words, ngram_hashes
+from groundup.corpus.exams.rephrased import RephraseIndex, content_words
 from groundup.corpus.settings import ExamFiles
 from groundup.errors import UserError
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from groundup.corpus.exact import (
+from groundup.corpus.dedup.exact import (
     cut_paragraphs,
     exact_duplicates,
     normalise,
@@ -20,7 +20,7 @@ from groundup.corpus.exact import (
     text_key,
     url_key,
 )
-from groundup.corpus.near import (
+from groundup.corpus.dedup.near import (
     MAX_FUNCTIONS,
     Shingles,
     band_keys,

@@ -17,14 +17,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from groundup.corpus.exact import cut_paragraphs, cut_seen_paragraphs, exact_duplicates, paragraph_keys, text_key
-from groundup.corpus.exact_groups import (
+from groundup.corpus.dedup.exact import cut_paragraphs, cut_seen_paragraphs, exact_duplicates, paragraph_keys, text_key
+from groundup.corpus.dedup.exact_groups import (
     write_document_keys,
     write_paragraph_cuts,
     write_paragraph_keys,
     write_repeats,
 )
-from groundup.corpus.keytable import (
+from groundup.corpus.dedup.keytable import (
     BAND_KEYS,
     CUTS,
     EDGES,
@@ -37,8 +37,8 @@ from groundup.corpus.keytable import (
     write_array,
     write_table,
 )
-from groundup.corpus.near import bands_for, find_near_duplicates
-from groundup.corpus.near_groups import (
+from groundup.corpus.dedup.near import bands_for, find_near_duplicates
+from groundup.corpus.dedup.near_groups import (
     Clusters,
     NearFiles,
     clusters_of,

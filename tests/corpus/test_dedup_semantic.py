@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from groundup.corpus.keytable import REPEATS, write_array, write_table
-from groundup.corpus.semantic import (
+from groundup.corpus.dedup.keytable import REPEATS, write_array, write_table
+from groundup.corpus.dedup.semantic import (
     centres_of,
     document_frequencies,
     embed,

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from groundup.corpus.keytable import CUTS, REPEATS, Group, read_documents, write_table
-from groundup.corpus.substring import (
+from groundup.corpus.dedup.keytable import CUTS, REPEATS, Group, read_documents, write_table
+from groundup.corpus.dedup.substring import (
     SpanFiles,
     cut_words,
     find_repeated_spans,

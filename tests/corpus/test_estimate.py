@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from groundup.corpus.estimate import (
+from groundup.corpus.report.estimate import (
     EFFICIENCY,
     StepTime,
     estimate,

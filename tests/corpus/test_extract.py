@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from groundup.corpus import extract as module
 from groundup.corpus.extract import extract, main_text, tidy
-from groundup.corpus.language import detect, identify
+from groundup.corpus.quality.language import detect, identify
 
 SENTENCE = "The committee met on Tuesday to discuss the plan for the bridge, and it agreed on every point of it. "
 GERMAN = "Der Ausschuss hat am Dienstag über den Plan für die neue Brücke beraten und war sich in allem einig. "

@@ -7,7 +7,7 @@ import random
 
 import pytest
 
-from groundup.corpus.funnel import (
+from groundup.corpus.report.funnel import (
     STEPS,
     Count,
     SourceFunnel,

@@ -19,7 +19,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from groundup.corpus import classifier, perplexity
+from groundup.corpus.quality import classifier, perplexity
 from groundup.corpus.settings import ClassifierSettings
 from groundup.corpus.words import word_hash, words_in
 from groundup.errors import UserError

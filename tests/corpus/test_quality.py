@@ -17,10 +17,10 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from groundup.corpus.extract import tidy
-from groundup.corpus.quality import signals_of
-from groundup.corpus.quality_rules import RULES, checks, failures
+from groundup.corpus.quality.rules import RULES, checks, failures
+from groundup.corpus.quality.signals import signals_of
+from groundup.corpus.quality.stop_words import STOP_WORDS
 from groundup.corpus.settings import QualityRules
-from groundup.corpus.stop_words import STOP_WORDS
 from groundup.corpus.words import longer, ngrams, word_hash, words_in
 
 GOOD = """The committee met on Tuesday to talk about the plan for the new bridge. Most of the members agreed that it

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from groundup.corpus.estimate import EFFICIENCY, timing_report
-from groundup.corpus.rates import FILE, OTHER, SHIPPED, foretell, kind_of, rate_of_kind, remember
+from groundup.corpus.report.estimate import EFFICIENCY, timing_report
+from groundup.corpus.report.rates import FILE, OTHER, SHIPPED, foretell, kind_of, rate_of_kind, remember
 
 
 def timing(source: str, size: int, cpu: float) -> dict[str, object]:

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from groundup.corpus.pii import scrub
-from groundup.corpus.secrets import entropy, find_secrets
+from groundup.corpus.pii.secrets import entropy, find_secrets
 
 ALNUM = string.ascii_letters + string.digits
 

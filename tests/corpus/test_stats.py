@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from groundup.corpus.stats import (
+from groundup.corpus.report.stats import (
     EDGES,
     EXAMPLES,
     MOST_NAMES,

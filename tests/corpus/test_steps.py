@@ -16,19 +16,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from groundup.corpus.decontaminate import ExamIndex, ExamItem, exam_items
+from groundup.corpus.dedup.exact import cut_seen_paragraphs, exact_duplicates, text_key
+from groundup.corpus.dedup.near import find_near_duplicates, jaccard, shingles_of
 from groundup.corpus.document import Document, Drop, words_of
-from groundup.corpus.exact import cut_seen_paragraphs, exact_duplicates, text_key
+from groundup.corpus.exams.index import ExamIndex, ExamItem, exam_items
+from groundup.corpus.exams.ngrams import hash_words, ngram_hashes
 from groundup.corpus.heldout import choose_held_out
-from groundup.corpus.language import detect
 from groundup.corpus.licences import families_of, is_permitted, licence_of_file
 from groundup.corpus.mixture import mix
-from groundup.corpus.near import find_near_duplicates, jaccard, shingles_of
-from groundup.corpus.ngrams import hash_words, ngram_hashes
+from groundup.corpus.phases.plan import extract_tasks, filter_tasks
 from groundup.corpus.pii import find, luhn, scrub
-from groundup.corpus.plan import extract_tasks, filter_tasks
-from groundup.corpus.quality import cut_boilerplate, signals_of
-from groundup.corpus.quality_rules import failures
+from groundup.corpus.quality.language import detect
+from groundup.corpus.quality.rules import failures
+from groundup.corpus.quality.signals import cut_boilerplate, signals_of
 from groundup.corpus.settings import PII_TYPES, CorpusSettings, ExamFiles, ExamTasks, HeldOut, QualityRules
 from groundup.corpus.shards import RAW, ShardWriter, document_of, document_row, read_rows
 from groundup.corpus.tasks import Done, done_from, make_task, run_task
@@ -173,7 +173,7 @@ def cleaned(documents: list[Document], root: Path, **settings: object) -> tuple[
     with ShardWriter(root / "raw" / "raw-00000.parquet", RAW) as writer:
         for one in documents:
             writer.write(document_row(one))
-    raw = make_task("read", "s 0", "groundup.corpus.phases_documents:read", root, hints={"source": "s"})
+    raw = make_task("read", "s 0", "groundup.corpus.phases.documents:read", root, hints={"source": "s"})
     shard = {"file": "raw-00000.parquet", "documents": len(documents), "bytes": 1}
     read = Done(
         replace(raw, step="raw"), {shard["file"]: {"sha256": str(time.time_ns())}}, {"shards": [shard]}, 0, 0, 0

@@ -12,10 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from groundup.corpus import linear
-from groundup.corpus.toxicity import auc, auc_interval, load, threshold_for, train
-from groundup.corpus.toxicity_features import features_of, words_of
-from groundup.corpus.toxicity_words import balanced_rows
+from groundup.corpus.quality import linear
+from groundup.corpus.quality.toxicity import auc, auc_interval, load, threshold_for, train
+from groundup.corpus.quality.toxicity_features import features_of, words_of
+from groundup.corpus.quality.toxicity_words import balanced_rows
 from groundup.errors import UserError
 
 LABELS = st.lists(st.tuples(st.booleans(), st.integers(0, 5)), min_size=2).filter(

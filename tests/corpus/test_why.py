@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from groundup.corpus.document import Document
+from groundup.corpus.report.trial import sample_of, trial
+from groundup.corpus.report.why import why
 from groundup.corpus.settings import CorpusSettings
-from groundup.corpus.trial import sample_of, trial
-from groundup.corpus.why import why
 from groundup.errors import UserError
 
 SENTENCES = [

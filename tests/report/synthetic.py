@@ -19,10 +19,10 @@ from typing import Any
 import pyarrow as arrow
 import pyarrow.parquet as parquet
 
-from groundup.corpus.estimate import timing_report
-from groundup.corpus.funnel import Count, funnel_report, new_source_funnel
 from groundup.corpus.mixture import mix
-from groundup.corpus.stats import Check, SourceStats, stats_report
+from groundup.corpus.report.estimate import timing_report
+from groundup.corpus.report.funnel import Count, funnel_report, new_source_funnel
+from groundup.corpus.report.stats import Check, SourceStats, stats_report
 from groundup.environment import environment
 from groundup.evaluate.curves import judge_run
 from groundup.evaluate.stats import paired_difference_of_counts, wilson

@@ -49,7 +49,7 @@ def _json_of(folder: Path, name: str) -> Any:
 
 
 def show_card(name: str, *, home: Path | None, stage_name: str | None, output: Path | None, as_json: bool) -> None:
-    from groundup.corpus.card import card_data, card_text
+    from groundup.corpus.report.card import card_data, card_text
 
     folder = find_corpus(name, home, stage_name)
     title, settings = folder.name, _settings(folder)
@@ -242,7 +242,7 @@ def _percent(part: float, whole: float) -> str:
 def show_why(
     document: str, name: str, *, home: Path | None, stage_name: str | None, read_source: bool, as_json: bool
 ) -> None:
-    from groundup.corpus.why import why
+    from groundup.corpus.report.why import why
 
     folder = find_corpus(name, home, stage_name)
     found = why(folder, document, _settings(folder), cache_folder(), read_source=read_source)

@@ -33,7 +33,7 @@ def preview(
     as_json: bool,
 ) -> None:
     """Print what would become of a sample of each source. UserError where no source can be read, with all reasons."""
-    from groundup.corpus.trial import Sample, sample_of, to_be_trained, trial
+    from groundup.corpus.report.trial import Sample, sample_of, to_be_trained, trial
 
     started = time.monotonic()
     recipe = load_recipe(recipe_name, overrides)

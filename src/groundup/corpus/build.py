@@ -24,24 +24,31 @@ from typing import Any
 
 from groundup.artifacts import StageContext, StageResult, read_json, write_json
 from groundup.console import byte_text
-from groundup.corpus import plan, plan_match, plan_models
-from groundup.corpus.card import write_card
 from groundup.corpus.check import check as check  # `groundup check` looks for it beside `run`
-from groundup.corpus.decontaminate import merge_hits
 from groundup.corpus.engines import open_engine
-from groundup.corpus.estimate import timing_report
-from groundup.corpus.funnel import Count, SourceFunnel, check_adds_up, funnel_report, merged, source_funnel_from_json
+from groundup.corpus.exams.index import merge_hits
 from groundup.corpus.mixture import mixture_of
-from groundup.corpus.rates import kind_of, remember
+from groundup.corpus.phases import plan, plan_match, plan_models
+from groundup.corpus.report.card import write_card
+from groundup.corpus.report.estimate import timing_report
+from groundup.corpus.report.funnel import (
+    Count,
+    SourceFunnel,
+    check_adds_up,
+    funnel_report,
+    merged,
+    source_funnel_from_json,
+)
+from groundup.corpus.report.rates import kind_of, remember
+from groundup.corpus.report.stats import SourceStats, stats_report
+from groundup.corpus.report.stats import merged as merged_stats
+from groundup.corpus.report.why import example_pairs
 from groundup.corpus.runner import Runner, timing_records, without_unused
 from groundup.corpus.settings import CorpusSettings
 from groundup.corpus.shards import read_rows
 from groundup.corpus.source_settings import PathSource
 from groundup.corpus.sources import Piece, pieces
-from groundup.corpus.stats import SourceStats, stats_report
-from groundup.corpus.stats import merged as merged_stats
 from groundup.corpus.tasks import Done, remove_scratch
-from groundup.corpus.why import example_pairs
 from groundup.errors import EXIT_FAILED, Problem, UserError
 from groundup.packages import PackageUnreachableError, fetch_package, is_package, split_spec
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from groundup.artifacts import StageContext
 from groundup.corpus.engines import default_workers
-from groundup.corpus.rates import foretell, kind_of
+from groundup.corpus.report.rates import foretell, kind_of
 from groundup.corpus.settings import CorpusSettings, ExamFiles, ExamTasks
 from groundup.corpus.source_settings import PathSource, PythonCodeSource
 from groundup.corpus.sources.files import local_files
@@ -47,7 +47,7 @@ def check(settings: CorpusSettings, context: StageContext) -> CheckReport:
             except UserError as error:
                 problems += error.problems
     if settings.semantic_threshold is not None and settings.semantic_embedding is not None:
-        from groundup.corpus.semantic import user_embedding
+        from groundup.corpus.dedup.semantic import user_embedding
 
         try:
             user_embedding(settings.semantic_embedding)

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from groundup.corpus.language import identify
+from groundup.corpus.quality.language import identify
 
 Method = Literal["fast", "cascade", "best"]
 By = Literal["resiliparse", "trafilatura-fast", "trafilatura", "nothing"]

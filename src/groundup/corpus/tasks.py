@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from groundup.artifacts import disk_error, fingerprint_file, fingerprint_of, read_json, sync_folder, write_json
+from groundup.corpus.reach import modules_reached
 from groundup.errors import Problem, UserError
 
 SIDECAR = "task.json"
@@ -71,12 +72,15 @@ def make_task(
     bytes: int = 0,
     hints: Mapping[str, Any] | None = None,
 ) -> Task:
-    """A task with its fingerprint. `code`: the modules (and distributions, as `dist:NAME`) whose content decides."""
+    """A task with its fingerprint, which covers the code that the function can reach.
+
+    `code`: what else decides: modules that it imports by a computed name, and distributions, as `dist:NAME`.
+    """
     options = dict(options or {})
     parts = {
         "step": step,
         "function": function,
-        "code": code_version((function.partition(":")[0], *code)),
+        "code": code_version((*modules_reached(function), *code)),
         "options": options,
         "inputs": [digest for _, digest in inputs],
     }

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from groundup.corpus.document import Document
 from groundup.corpus.extract import Method, main_text, tidy
-from groundup.corpus.language import detect
+from groundup.corpus.quality.language import detect
 
 # Fenced and indented code, prompts, directives: a page of documentation is told by its sentences.
 _CODE_IN_DOCS = re.compile(r"^```.*?^```|^(?: {3,}|\t|>>>|\.\. |:)[^\n]*$|`[^`\n]*`|\|[^|\n]*\|", re.M | re.S)

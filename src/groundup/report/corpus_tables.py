@@ -7,7 +7,7 @@ from typing import Any
 
 from groundup.report.scales import integer, short_number, size
 
-BYTES_PER_TOKEN = (4.3, 3.3, 4.9)  # value, low, high; where the run has no tokenizer yet (corpus/card.py)
+BYTES_PER_TOKEN = (4.3, 3.3, 4.9)  # value, low, high; where the run has no tokenizer yet (corpus/report/card.py)
 MOST_ITEMS = 20
 
 

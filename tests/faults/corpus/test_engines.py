@@ -4,50 +4,36 @@ from __future__ import annotations
 
 import os
 import signal
-import stat
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import psutil
 import pytest
 
 from groundup.corpus.engines import open_engine
-from groundup.corpus.phases_documents import KILLED
+from groundup.corpus.phases.documents import KILLED
 from groundup.corpus.settings import CorpusSettings
 from groundup.errors import UserError
 
 from .conftest import DOCUMENTS, SHARD_BYTES, Corpus, kill_everything
+from .slurm_cluster import slurm_cluster, why_not
 
 POISONED = "0.jsonl:102"
 PER_SHARD = SHARD_BYTES // 600
 
-SBATCH = """#!{python}
-# Stands for Slurm's sbatch: the jobs of the array, one after the other, as processes of their own.
-import os, re, subprocess, sys
-script = sys.argv[-1]
-last = int(re.search(r"--array=0-([0-9]+)", open(script).read())[1])
-worst = 0
-for job in range(last + 1):
-    log = open(os.path.join(os.path.dirname(script), str(job) + ".log"), "w")
-    done = subprocess.run(["bash", script], env=os.environ | {{"SLURM_ARRAY_TASK_ID": str(job)}}, stderr=log)
-    worst = max(worst, done.returncode)
-sys.exit(worst)
-"""
-
 
 @pytest.fixture
-def sbatch(tmp_path: Path) -> dict[str, str]:
-    """An environment in which `sbatch` is on the path."""
-    folder = tmp_path / "bin"
-    folder.mkdir()
-    command = folder / "sbatch"
-    command.write_text(SBATCH.format(python=sys.executable))
-    command.chmod(command.stat().st_mode | stat.S_IXUSR)
-    return {"PATH": f"{folder}:{os.environ['PATH']}"}
+def slurm() -> Iterator[dict[str, str]]:
+    """The environment in which `sbatch` talks to a real controller of two nodes."""
+    if why := why_not():
+        pytest.skip(why)
+    with TemporaryDirectory(prefix="groundup-slurm-") as folder, slurm_cluster(Path(folder)) as environment:
+        yield environment
 
 
 def has(package: str) -> bool:
@@ -72,13 +58,19 @@ def test_one_process_no_process_and_two_give_the_same_bytes(corpus: Corpus) -> N
 
 @pytest.mark.slow
 def test_slurm_arrays_give_the_same_bytes_and_find_the_poison(
-    fewer: Corpus, poisoned: Callable[..., Corpus], sbatch: dict[str, str]
+    fewer: Corpus, poisoned: Callable[..., Corpus], slurm: dict[str, str]
 ) -> None:
-    assert fewer.build("local") == fewer.build("slurm", sbatch, engine="slurm")
+    assert fewer.build("local") == fewer.build("slurm", slurm, engine="slurm")
     assert not list((fewer.root / "runs" / "slurm" / ".shards").rglob("tasks.jsonl")), "no script is left behind"
     corpus = poisoned("POISON-KILL")
-    corpus.build("poisoned", sbatch, engine="slurm", shard_bytes=60_000)
+    corpus.build("poisoned", slurm, engine="slurm", shard_bytes=60_000)
     assert [(row["id"], row["reason"]) for row in corpus.drops("poisoned")] == [(POISONED, KILLED)]
+
+
+@pytest.mark.slow
+def test_what_slurm_refuses_is_told(fewer: Corpus, slurm: dict[str, str]) -> None:
+    said = fewer.failing("refused", slurm, engine="slurm", address="--partition=nowhere")
+    assert "sbatch did not run the array" in said and "invalid partition" in said.lower()
 
 
 @pytest.mark.slow

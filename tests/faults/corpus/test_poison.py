@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from groundup.corpus.phases_documents import KILLED
+from groundup.corpus.phases.documents import KILLED
 
 from .conftest import DOCUMENTS, Corpus, prose
 

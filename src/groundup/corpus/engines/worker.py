@@ -24,7 +24,7 @@ def main() -> None:
         os._exit(0)  # the build is gone or has no more work: leave at once, also from the middle of a task
 
     threading.Thread(target=listen, daemon=True).start()
-    import_module("groundup.corpus.phases_documents")  # the first task waits for it no longer than the build does
+    import_module("groundup.corpus.phases.documents")  # the first task waits for it no longer than the build does
     while True:
         outcome = attempt(task_from_json(json.loads(lines.get())))
         print(json.dumps(outcome_to_json(outcome)), file=answers, flush=True)

@@ -20,8 +20,8 @@ from zlib import crc32
 import numpy as np
 import numpy.typing as npt
 
-from groundup.corpus import linear
 from groundup.corpus.pii.network import Span
+from groundup.corpus.quality import linear
 from groundup.errors import UserError
 
 FORMAT = "groundup-names-1"
@@ -114,7 +114,7 @@ def train_names(
 
     Raises UserError where there are fewer than 50 words of names.
     """
-    from groundup.corpus.toxicity import threshold_for
+    from groundup.corpus.quality.toxicity import threshold_for
 
     rows, labels, origin = [], [], []
     for number, (words, people) in enumerate(sentences):

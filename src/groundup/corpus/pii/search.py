@@ -114,7 +114,7 @@ def _without_overlaps(candidates: Iterable[Found]) -> list[Found]:
 
 def _candidates(text: str, types: frozenset[PiiType], private_ips: bool) -> Iterator[Found]:
     if "secret" in types:
-        from groundup.corpus.secrets import find_secrets
+        from groundup.corpus.pii.secrets import find_secrets
 
         for secret in find_secrets(text):
             yield Found("secret", secret.start, secret.end, secret.kind)

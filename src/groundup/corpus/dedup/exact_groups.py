@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from groundup.corpus.keytable import (
+from groundup.corpus.dedup.keytable import (
     CUTS,
     DOCUMENT_KEYS,
     PARAGRAPH_KEYS,

@@ -17,7 +17,7 @@ from hashlib import sha256
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
-from groundup.corpus.published import published_rows
+from groundup.corpus.report.published import published_rows
 
 FORMAT = 1
 EXAMPLES = 5  # kept, and as many dropped, on either side of each threshold

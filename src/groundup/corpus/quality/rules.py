@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from groundup.corpus.document import Media
-from groundup.corpus.quality import DUPLICATE_NGRAMS
+from groundup.corpus.quality.signals import DUPLICATE_NGRAMS
+from groundup.corpus.report.stats import Check
 from groundup.corpus.settings import QualityRules
-from groundup.corpus.stats import Check
 
 WEB: frozenset[Media] = frozenset(("html",))
 RUNNING: frozenset[Media] = frozenset(("html", "wikitext", "prose"))  # text in sentences

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from groundup.corpus.ngrams import hash_words
+from groundup.corpus.exams.ngrams import hash_words
 
 MAX_ITEM_WORDS = 320  # of an item; the rest of a long one is not looked at
 MAX_COUNTED_WORDS = 16  # more shared words than these make nothing surer

@@ -4,7 +4,7 @@ Word for word: runs of `ngram` words that a document shares with an item. GPT-3'
 is one run of 13; Tulu 3's (Lambert et al. 2024) runs of 8 that cover half of the item; Llama 2's (Touvron et al. 2023)
 runs of 10 that cover 80 %. Items with fewer words count when they occur whole; items of fewer than eight words are
 compared with their punctuation, so that "What is 12 + 34?" is itself and not any "what is 12 34". Runs that are mostly
-numbers say nothing and are not looked for. Told again: corpus/rephrased.py.
+numbers say nothing and are not looked for. Told again: corpus/exams/rephrased.py.
 
 An index is built once and is all arrays: `save` writes one file, `load` reads it in every worker.
 """
@@ -24,11 +24,11 @@ from numpy.typing import NDArray
 
 from groundup.artifacts import write_atomic
 from groundup.corpus.document import words_of
-from groundup.corpus.exams import ExamItem as ExamItem
-from groundup.corpus.exams import exam_items as exam_items
-from groundup.corpus.exams import read_exams as read_exams
-from groundup.corpus.ngrams import Hashes, growing_ngram_hashes, hash_words, ngram_hashes
-from groundup.corpus.rephrased import MIN_ITEM_WORDS, RephraseIndex, content_words
+from groundup.corpus.exams.items import ExamItem as ExamItem
+from groundup.corpus.exams.items import exam_items as exam_items
+from groundup.corpus.exams.items import read_exams as read_exams
+from groundup.corpus.exams.ngrams import Hashes, growing_ngram_hashes, hash_words, ngram_hashes
+from groundup.corpus.exams.rephrased import MIN_ITEM_WORDS, RephraseIndex, content_words
 from groundup.errors import UserError
 
 WHOLE_ITEM_WORDS = 8  # fewer: compared symbol by symbol

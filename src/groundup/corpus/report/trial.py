@@ -18,9 +18,9 @@ from typing import Any
 
 from groundup.artifacts import StageContext, fingerprint_file, fingerprint_of
 from groundup.console import Console
-from groundup.corpus import plan, plan_match, plan_models
 from groundup.corpus.document import Document, Drop
-from groundup.corpus.phases_documents import questions
+from groundup.corpus.phases import plan, plan_match, plan_models
+from groundup.corpus.phases.documents import questions
 from groundup.corpus.runner import Runner
 from groundup.corpus.settings import CorpusSettings, QualityRules
 from groundup.corpus.shards import RAW, ShardWriter, document_of, document_row, read_rows

@@ -15,8 +15,8 @@ from zlib import crc32
 import numpy as np
 import numpy.typing as npt
 
-from groundup.corpus.linear import BITS, Ids
-from groundup.corpus.toxicity_words import CLASSES, FORMS, GROUP
+from groundup.corpus.quality.linear import BITS, Ids
+from groundup.corpus.quality.toxicity_words import CLASSES, FORMS, GROUP
 
 _LEET = str.maketrans("013457@$!", "oieastasi")
 _TOKEN = re.compile(r"[^\W_][\w@$!]*|[@$][\w@$!]*[^\W\d_][\w@$!]*")

@@ -25,7 +25,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from groundup.corpus.keytable import (
+from groundup.corpus.dedup.keytable import (
     CUTS,
     Group,
     Table,
@@ -36,7 +36,7 @@ from groundup.corpus.keytable import (
     write_array,
     write_table,
 )
-from groundup.corpus.near import Places, hashed_words, offsets_of
+from groundup.corpus.dedup.near import Places, hashed_words, offsets_of
 from groundup.corpus.words import Hashes, mix, ngrams, words_in
 
 SPAN_WORDS = 50

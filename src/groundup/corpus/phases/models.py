@@ -23,9 +23,9 @@ from typing import Any
 
 import pyarrow as pa
 
-from groundup.corpus import classifier, perplexity, toxicity
 from groundup.corpus.document import Document
-from groundup.corpus.phases_documents import numbered_rows, source_of
+from groundup.corpus.phases.documents import numbered_rows, source_of
+from groundup.corpus.quality import classifier, perplexity, toxicity
 from groundup.corpus.shards import BATCH_ROWS, ShardWriter, read_rows
 from groundup.corpus.sources import read_source
 from groundup.corpus.tasks import Task

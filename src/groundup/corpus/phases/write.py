@@ -20,14 +20,16 @@ import numpy as np
 import pyarrow as pa
 
 from groundup.artifacts import write_json
-from groundup.corpus.decontaminate import ExamIndex, ExamItem, add_hits
+from groundup.corpus.dedup.exact import cut_paragraphs
+from groundup.corpus.dedup.keytable import map_array, write_array
+from groundup.corpus.dedup.substring import cut_words
 from groundup.corpus.document import Document, Drop, drop
-from groundup.corpus.exact import cut_paragraphs
-from groundup.corpus.funnel import new_source_funnel, source_funnel_to_json
+from groundup.corpus.exams.index import ExamIndex, ExamItem, add_hits
 from groundup.corpus.guard import Technical
-from groundup.corpus.keytable import map_array, write_array
-from groundup.corpus.phases_documents import KILLED, numbered_rows
+from groundup.corpus.phases.documents import KILLED, numbered_rows
 from groundup.corpus.pii import scrub
+from groundup.corpus.report.funnel import new_source_funnel, source_funnel_to_json
+from groundup.corpus.report.stats import SourceStats
 from groundup.corpus.settings import HeldOut
 from groundup.corpus.shards import (
     DOCUMENTS,
@@ -39,8 +41,6 @@ from groundup.corpus.shards import (
     drop_row,
     read_rows,
 )
-from groundup.corpus.stats import SourceStats
-from groundup.corpus.substring import cut_words
 from groundup.corpus.tasks import Task
 
 # Numbers in code are seldom anybody's telephone: what has an anchor or a check digit is looked for, the rest is not.

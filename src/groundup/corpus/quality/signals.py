@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from groundup.corpus.document import Media
-from groundup.corpus.stop_words import stop_word_hashes
+from groundup.corpus.quality.stop_words import stop_word_hashes
 from groundup.corpus.words import ALNUM, ALONE, ALPHA, SPACE, UPPER, Hashes, Places, Words, longer, runs, words_in
 
 SHORT_LINE_CHARS = 30  # FineWeb

@@ -29,7 +29,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from groundup.corpus.keytable import (
+from groundup.corpus.dedup.keytable import (
     BAND_KEYS,
     REPEATS,
     Table,
@@ -40,7 +40,7 @@ from groundup.corpus.keytable import (
     table_of,
     write_table,
 )
-from groundup.corpus.near import Places, hashed_words
+from groundup.corpus.dedup.near import Places, hashed_words
 from groundup.corpus.words import mix
 from groundup.errors import UserError
 

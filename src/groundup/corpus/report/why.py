@@ -18,11 +18,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from groundup.corpus.document import Document, Drop
-from groundup.corpus.funnel import STEPS
+from groundup.corpus.report.funnel import STEPS
+from groundup.corpus.report.trial import Tried, trial
 from groundup.corpus.settings import CorpusSettings
 from groundup.corpus.shards import document_of
 from groundup.corpus.sources import pieces, read_piece
-from groundup.corpus.trial import Tried, trial
 from groundup.errors import UserError
 from groundup.packages import PackageUnreachableError
 

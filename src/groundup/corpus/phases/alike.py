@@ -18,9 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from groundup.corpus.keytable import Group, map_array, write_array
-from groundup.corpus.runner import Runner
-from groundup.corpus.semantic import (
+from groundup.corpus.dedup.keytable import Group, map_array, write_array
+from groundup.corpus.dedup.semantic import (
     DIMENSIONS,
     centres_of,
     document_frequencies,
@@ -29,8 +28,9 @@ from groundup.corpus.semantic import (
     write_assigned,
     write_semantic_repeats,
 )
+from groundup.corpus.dedup.substring import SpanFiles, write_anchors, write_span_cuts
+from groundup.corpus.runner import Runner
 from groundup.corpus.shards import read_rows
-from groundup.corpus.substring import SpanFiles, write_anchors, write_span_cuts
 from groundup.corpus.tasks import Done, Input, Task, make_task
 
 DOCUMENTS_PER_CENTRE = 2_000
@@ -38,8 +38,7 @@ SAMPLE_PER_CENTRE = 50
 CENTRES_IN_GROUP = 16
 TEXTS_AT_A_TIME = 256  # given to a user's embedding
 WORDS_IN_GROUP = 20_000_000  # a fourteenth of them begin an anchor
-_MODULE = "groundup.corpus.phases_alike"
-_CODE = tuple(f"groundup.corpus.{name}" for name in ("near", "keytable", "words", "shards"))
+_MODULE = "groundup.corpus.phases.alike"
 
 
 # ---------------------------------------------------------------- what the tasks do
@@ -130,13 +129,13 @@ def alike(task: Task, out: Path) -> dict[str, Any]:
 
 def span_rounds(runner: Runner, filtered: Sequence[Done], dropped: Sequence[Input], span_words: int) -> list[Done]:
     """Tasks that leave cuts.npy: spans of at least `span_words` words that stand earlier, in documents that stay."""
-    own = _shard_tasks(runner, "spans", filtered, "substring", [], span_words=span_words)
+    own = _shard_tasks(runner, "spans", filtered, [], span_words=span_words)
     found = runner.phase("hashing spans", own)
     files = [one.input(path.name) for one in found for path in _span_files(one)]
     groups = max(1, -(-sum(one.stats["words"] for one in found) // WORDS_IN_GROUP))
     options = {"span_words": span_words, "bases": _bases(filtered), "groups": groups}
     tasks = [
-        _match_task(runner, "span_cuts", group, "substring", [*files, *dropped], {**options, "group": group})
+        _match_task(runner, "span_cuts", group, [*files, *dropped], {**options, "group": group})
         for group in range(groups)
     ]
     return runner.phase("matching spans", tasks)
@@ -155,20 +154,20 @@ def semantic_rounds(
     known: list[Input] = []
     code: tuple[str, ...] = ()
     if embedding is None:
-        counted = runner.phase("counting words", _shard_tasks(runner, "frequencies", filtered, "semantic", []))
+        counted = runner.phase("counting words", _shard_tasks(runner, "frequencies", filtered, []))
         files = [one.input("frequencies.npy") for one in counted]
-        summed = runner.phase("weighing words", [_match_task(runner, "weights", 0, "semantic", files, {})])
+        summed = runner.phase("weighing words", [_match_task(runner, "weights", 0, files, {})])
         known = [summed[0].input("frequencies.npy")]
     elif importlib.util.find_spec(embedding.partition(":")[0]) is not None:
         code = (embedding.partition(":")[0],)  # a changed function gives other vectors
     told = {"embedding": embedding, "documents": documents if embedding is None else None}
-    embedded = runner.phase("embedding", _shard_tasks(runner, "vectors", filtered, "semantic", known, code, **told))
+    embedded = runner.phase("embedding", _shard_tasks(runner, "vectors", filtered, known, code, **told))
     files = [one.input("vectors.npy") for one in embedded]
     count = max(1, documents // DOCUMENTS_PER_CENTRE)
     options: dict[str, Any] = {"count": count, "step": max(1, documents // (count * SAMPLE_PER_CENTRE))}
-    middle = runner.phase("grouping", [_match_task(runner, "centres", 0, "semantic", files, options)])[0]
+    middle = runner.phase("grouping", [_match_task(runner, "centres", 0, files, options)])[0]
     tasks = [
-        _match_task(runner, "assign", number, "semantic", [one, middle.input("centres.npy")], {})
+        _match_task(runner, "assign", number, [one, middle.input("centres.npy")], {})
         for number, one in enumerate(files)
     ]
     assigned = runner.phase("assigning", tasks)
@@ -177,7 +176,7 @@ def semantic_rounds(
     tasks = []
     for number, first in enumerate(range(0, found, CENTRES_IN_GROUP)):
         options = {"centres": [first, min(first + CENTRES_IN_GROUP, found)], "bases": _bases(filtered)}
-        tasks.append(_match_task(runner, "alike", number, "semantic", inputs, {**options, "threshold": threshold}))
+        tasks.append(_match_task(runner, "alike", number, inputs, {**options, "threshold": threshold}))
     return runner.phase("comparing meanings", tasks)
 
 
@@ -190,7 +189,6 @@ def _shard_tasks(
     runner: Runner,
     function: str,
     filtered: Sequence[Done],
-    module: str,
     inputs: Sequence[Input],
     code: Sequence[str] = (),
     **options: Any,
@@ -203,7 +201,7 @@ def _shard_tasks(
             runner.root,
             options=options,
             inputs=[one.input("kept.parquet"), *inputs],
-            code=(*_CODE, f"groundup.corpus.{module}", *code),
+            code=code,
             bytes=int(one.stats["bytes_out"]),
             hints={"source": one.task.hints["source"]},
         )
@@ -211,9 +209,6 @@ def _shard_tasks(
     ]
 
 
-def _match_task(
-    runner: Runner, function: str, number: int, module: str, inputs: Sequence[Input], options: dict[str, Any]
-) -> Task:
-    name, code = f"{function} {number + 1}", (*_CODE, f"groundup.corpus.{module}")
-    where = f"{_MODULE}:{function}"
-    return make_task("match", name, where, runner.root, options=options, inputs=inputs, code=code, bytes=1)
+def _match_task(runner: Runner, function: str, number: int, inputs: Sequence[Input], options: dict[str, Any]) -> Task:
+    name, where = f"{function} {number + 1}", f"{_MODULE}:{function}"
+    return make_task("match", name, where, runner.root, options=options, inputs=inputs, bytes=1)

@@ -7,14 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from groundup.corpus.near import bands_for
-from groundup.corpus.phases_alike import semantic_rounds, span_rounds
-from groundup.corpus.plan import (
-    BASE_MODULES,
+from groundup.corpus.dedup.near import bands_for
+from groundup.corpus.phases.alike import semantic_rounds, span_rounds
+from groundup.corpus.phases.plan import (
     HELD_OUT_SIMILARITY,
     input_files,
     least_similarity,
-    modules_of_corpus,
     written,
 )
 from groundup.corpus.runner import Runner
@@ -23,13 +21,12 @@ from groundup.corpus.tasks import Done, Input, Task, make_task
 
 KEYS_IN_GROUP = 4_000_000  # a group's table: about 100 MB
 PAIRS_IN_GROUP = 2_000_000
-_MATCH = "groundup.corpus.phases_match"
+_MATCH = "groundup.corpus.phases.match"
 
 
 def match(settings: CorpusSettings, filtered: Sequence[Done], keys: Sequence[Done], runner: Runner) -> Done:
     """All of phase D: several rounds of tasks, each over what the one before it found. Returns the verdicts."""
     plan = _plan_file(runner.root, filtered, keys)
-    code = (*modules_of_corpus("exact_groups", "near_groups", "near", "keytable"), *BASE_MODULES)
 
     def tasks(function: str, groups: int, inputs: Sequence[Input], entries: int, **options: Any) -> list[Task]:
         """One task for each of the groups of keys."""
@@ -41,7 +38,6 @@ def match(settings: CorpusSettings, filtered: Sequence[Done], keys: Sequence[Don
                 runner.root,
                 options={**options, "group": group, "groups": groups},
                 inputs=[plan, *inputs],
-                code=code,
                 bytes=max(1, entries // groups),
             )
             for group in range(groups)

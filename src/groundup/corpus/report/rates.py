@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from groundup.artifacts import read_json, write_json
-from groundup.corpus.estimate import EFFICIENCY, PRICE_PER_CORE_HOUR
+from groundup.corpus.report.estimate import EFFICIENCY, PRICE_PER_CORE_HOUR
 from groundup.errors import UserError
 
 FILE = "corpus-rates.json"

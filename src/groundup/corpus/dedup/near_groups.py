@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from groundup.corpus.keytable import (
+from groundup.corpus.dedup.keytable import (
     BAND_KEYS,
     EDGES,
     PAIRS,
@@ -39,7 +39,7 @@ from groundup.corpus.keytable import (
     write_array,
     write_table,
 )
-from groundup.corpus.near import (
+from groundup.corpus.dedup.near import (
     Bands,
     Places,
     band_keys,

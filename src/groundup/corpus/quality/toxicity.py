@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from groundup.corpus import linear
-from groundup.corpus.toxicity_features import features_of, words_of
-from groundup.corpus.toxicity_words import PROFANITY, balanced_rows
+from groundup.corpus.quality import linear
+from groundup.corpus.quality.toxicity_features import features_of, words_of
+from groundup.corpus.quality.toxicity_words import PROFANITY, balanced_rows
 from groundup.errors import UserError
 
 FORMAT = "groundup-toxicity-1"

@@ -8,26 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from groundup.artifacts import StageContext, fingerprint_file, read_json
+from groundup.corpus.phases.plan import package_modules
 from groundup.corpus.runner import Runner
 from groundup.corpus.settings import CorpusSettings
 from groundup.corpus.source_settings import Source
 from groundup.corpus.sources import pieces
 from groundup.corpus.tasks import Done, Input, Task, make_task
 
-_MODELS = "groundup.corpus.phases_models"
-_CODE = tuple(
-    f"groundup.corpus.{name}"
-    for name in (
-        "classifier",
-        "perplexity",
-        "toxicity",
-        "toxicity_features",
-        "toxicity_words",
-        "linear",
-        "words",
-        "texts",
-    )
-)
+_MODELS = "groundup.corpus.phases.models"
 SAMPLED_SHARDS = 64  # that a classifier's bad examples come from
 
 
@@ -83,7 +71,7 @@ def train(settings: CorpusSettings, context: StageContext, extracted: Sequence[D
             assert labelled.rows is not None
             options = {"rows": fingerprint_file(Path(labelled.rows)), "precision": labelled.precision}
             _trained(models, "toxicity", options, (), runner, {"path": str(labelled.rows)})
-        from groundup.corpus.toxicity import load
+        from groundup.corpus.quality.toxicity import load
 
         found = load(root / models.folders["toxicity"]).thresholds
         thresholds = {**found, **labelled.max_scores}
@@ -101,7 +89,7 @@ def _identity(source: Source, cache: Path) -> list[tuple[str, str]]:
 
 def _take(models: Models, kind: str, folder: Path, files: Sequence[str]) -> None:
     """A model that was trained before, as it lies."""
-    from groundup.corpus import classifier, perplexity, toxicity
+    from groundup.corpus.quality import classifier, perplexity, toxicity
 
     {"classifier": classifier, "perplexity": perplexity, "toxicity": toxicity}[kind].load(folder)  # type: ignore[attr-defined]
     models.folders[kind] = str(folder.absolute())
@@ -123,7 +111,7 @@ def _trained(
         runner.root,
         options=options,
         inputs=inputs,
-        code=_CODE,
+        code=package_modules("groundup.corpus.sources"),
         bytes=1,
         hints=hints,
     )
@@ -144,7 +132,6 @@ def score_tasks(settings: CorpusSettings, extracted: Sequence[Done], models: Mod
             Path(one.task.root),
             options={"languages": list(settings.languages), "models": sorted(models.folders)},
             inputs=[one.input("text.parquet"), *models.inputs],
-            code=_CODE,
             bytes=int(one.stats["bytes_out"]),
             hints={
                 "source": one.task.hints["source"],

@@ -21,20 +21,20 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from groundup.artifacts import write_json
+from groundup.corpus.dedup.exact import paragraph_keys, text_key, url_key
+from groundup.corpus.dedup.exact_groups import write_document_keys, write_paragraph_keys
+from groundup.corpus.dedup.near import Bands
+from groundup.corpus.dedup.near_groups import NearFiles, write_near_keys
 from groundup.corpus.document import Document, Drop, drop
-from groundup.corpus.exact import paragraph_keys, text_key, url_key
-from groundup.corpus.exact_groups import write_document_keys, write_paragraph_keys
-from groundup.corpus.funnel import new_source_funnel, source_funnel_to_json
 from groundup.corpus.guard import Technical, TooSlow, time_limit
-from groundup.corpus.near import Bands
-from groundup.corpus.near_groups import NearFiles, write_near_keys
-from groundup.corpus.quality import cut_boilerplate, signals_of
-from groundup.corpus.quality_rules import checks
+from groundup.corpus.quality.rules import checks
+from groundup.corpus.quality.signals import cut_boilerplate, signals_of
+from groundup.corpus.report.funnel import new_source_funnel, source_funnel_to_json
+from groundup.corpus.report.stats import Check, SourceStats
 from groundup.corpus.settings import QualityRules
 from groundup.corpus.shards import DROPPED, RAW, TEXT, ShardWriter, document_of, document_row, drop_row, read_rows
 from groundup.corpus.source_settings import Source
 from groundup.corpus.sources import Piece, read_piece
-from groundup.corpus.stats import Check, SourceStats
 from groundup.corpus.tasks import Task
 from groundup.corpus.texts import language_of, raw_to_text
 from groundup.errors import UserError

@@ -1,0 +1,1 @@
+"""Finding what stands more than once: whole documents, near copies, spans of words, the same said otherwise."""

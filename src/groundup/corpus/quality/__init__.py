@@ -1,0 +1,1 @@
+"""Judging a text: its language, rules of thumb, trained models of quality, surprise and toxicity."""

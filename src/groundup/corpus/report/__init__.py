@@ -1,0 +1,1 @@
+"""What a build says of itself: counts and examples, the data card, single documents' stories, estimates."""
