@@ -168,6 +168,17 @@ def test_keys_are_explained_as_text_and_as_json() -> None:
     assert missing.returncode == 2 and "Did you mean 'base_model'?" in missing.stderr
 
 
+def test_all_keys_of_a_kind_stand_on_lines_that_can_be_read() -> None:
+    lines = groundup("config", "explain", "corpus").stdout.splitlines()
+    assert max(map(len, lines)) < 320  # a default that is a whole group is cut; it made lines of 1,200 characters
+    assert sum(line.startswith("sources.NAME.max_bytes ") for line in lines) == 1  # not once for each of 14 types
+    assert "(wikipedia)" in next(line for line in lines if line.startswith("sources.NAME.tables "))
+    types = next(line for line in lines if line.startswith("sources.NAME.type "))
+    assert "warc | wet | wikipedia" in types and "jsonl" in types
+    assert any("1.2 ... 1.5 times it" in line for line in lines)  # three dots end no sentence
+    assert sum(line.startswith("corpus ") for line in lines) == 0  # that is a key of other kinds of stages
+
+
 def test_the_shell_completes_stages_and_keys() -> None:
     Path("r.yaml").write_text("stages:\n  base: {stage: pretrain, tokens: hf://a/b}\n")
     assert verbs.complete("r.yaml", "b") == ["base"]

@@ -24,6 +24,8 @@ from groundup.workflow.processes import Processes, parse_processes, processes_of
 from groundup.workflow.run import Outcome, ReportBuilder, run_recipe
 from groundup.workflow.torchrun import Group, help_main
 
+MOST_DEFAULT = 40  # characters of a default in the table of a kind's keys
+SHARED_BY = 8  # a key that more types than this have is told without naming them
 IN_TABLE = ("trained_tokens", "disk_bytes", "memory_bytes", "seconds", "seconds_low", "seconds_high", "flops")
 
 
@@ -259,8 +261,8 @@ def explain(key: str, *, as_json: bool, kinds: Mapping[str, Kind] = KINDS) -> No
         return
     if key in kinds:
         print(f"{key}: {kinds[key].summary}\n")
-        rows = [[row.key, row.default or "(needed)", _first(row)] for row in found]
-        print(table(["key", "default", "what it is"], rows))
+        print(table(["key", "default", "what it is"], [_explained(same) for same in _told_once(found)]))
+        print(f"\n`{command_name()} config explain {key}.KEY` says more of one key, with its type and whole default")
         return
     for same in _same_but_for_kind(found):
         row = same[0]
@@ -270,8 +272,24 @@ def explain(key: str, *, as_json: bool, kinds: Mapping[str, Kind] = KINDS) -> No
             print(f"  {row.help}")
 
 
-def _first(row: Explained) -> str:
-    return first_sentence(row.help) if row.help else row.type
+def _told_once(rows: Sequence[Explained]) -> list[list[Explained]]:
+    """Keys that groups of several types share stand together, with the first of them; so do the types themselves."""
+    groups: dict[tuple[str, str, str], list[Explained]] = {}
+    for row in rows:
+        name = row.key.rpartition(".")[2]
+        own = ("", "") if row.of_type and name == "type" else (row.default, row.help)
+        groups.setdefault((row.key, *own), []).append(row)
+    return list(groups.values())
+
+
+def _explained(same: Sequence[Explained]) -> list[str]:
+    """One line of the table: the key, its default (cut, where it is a whole group), its first sentence, whose it is."""
+    row = same[0]
+    default = row.default if len(row.default) <= MOST_DEFAULT else f"{row.default[: MOST_DEFAULT - 4]} ..."
+    text = first_sentence(row.help) if row.help else " | ".join(one.type for one in same)
+    types = [one.of_type for one in same if one.of_type]
+    is_shared = len(types) > SHARED_BY or not types or row.key.endswith(".type")
+    return [row.key, default or "(needed)", text if is_shared else f"{text} ({', '.join(types)})"]
 
 
 def _same_but_for_kind(rows: Sequence[Explained]) -> list[list[Explained]]:

@@ -268,7 +268,7 @@ def help_of(model: type[BaseModel], name: str) -> str:
 
 
 def first_sentence(text: str) -> str:
-    return " ".join(text.split()).partition(". ")[0].rstrip(".")
+    return re.split(r"(?<!\.)\. ", " ".join(text.split()), maxsplit=1)[0].rstrip(".")  # `...` ends none
 
 
 def _dotted(path: KeyPath) -> str:

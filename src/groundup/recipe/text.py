@@ -118,6 +118,7 @@ class Explained:
     type: str
     default: str  # as YAML; '' where the key must be given
     help: str
+    of_type: str = ""  # where a group comes in several types: the `type` that this key belongs to
 
 
 def all_keys(kinds: Mapping[str, Kind] = KINDS) -> list[Explained]:
@@ -126,10 +127,11 @@ def all_keys(kinds: Mapping[str, Kind] = KINDS) -> list[Explained]:
 
 def _keys_of(kind: str, model: type[BaseModel], prefix: str, told: set[type]) -> Iterator[Explained]:
     told.add(model)
+    of_type = _type_words(model.model_fields["type"].annotation) if "type" in model.model_fields else ""
     for name, field in model.model_fields.items():
         default = "" if field.is_required() else _flow(_plain_default(field))
         text = help_of(model, name)
-        yield Explained(kind, prefix + name, _type_words(field.annotation), default, text)
+        yield Explained(kind, prefix + name, _type_words(field.annotation), default, text, of_type)
         for inner, step in _nested(field.annotation, ""):
             if inner not in told:  # a group that two keys share is told with the first of them
                 yield from _keys_of(kind, inner, f"{prefix}{name}{step}.", told)
@@ -195,7 +197,9 @@ def _type_words(annotation: Any) -> str:
 def explain(key: str, kinds: Mapping[str, Kind] = KINDS) -> tuple[list[Explained], str]:
     """The rows for `learning_rate`, `sft.learning_rate`, `sft` or `model.hidden_size`; where none, what was meant."""
     rows = all_keys(kinds)
-    found = [row for row in rows if key in (row.kind, row.key, f"{row.kind}.{row.key}") or row.key.endswith(f".{key}")]
+    if key in kinds:
+        return [row for row in rows if row.kind == key], ""
+    found = [row for row in rows if key in (row.key, f"{row.kind}.{row.key}") or row.key.endswith(f".{key}")]
     if found:
         return found, ""
     kind, _, rest = key.partition(".")
