@@ -128,10 +128,10 @@ def corpus(tmp_path: Path) -> Corpus:
 def poisoned(tmp_path: Path) -> Callable[[str], Corpus]:
     """The corpus with one document in the middle that does what its word says."""
 
-    def make(word: str, often: int = 1) -> Corpus:
+    def make(word: str, often: int = 1, documents: int = DOCUMENTS) -> Corpus:
         made = Corpus(tmp_path / "poisoned")
         made.root.mkdir()
-        texts = [prose(number) for number in range(DOCUMENTS)]
+        texts = [prose(number) for number in range(documents)]
         for number in range(often):
             texts[101 + number] += f" {word}"
         made.write(texts, files=1)

@@ -16,6 +16,7 @@ import psutil
 import pytest
 
 from groundup.corpus.engines import open_engine
+from groundup.corpus.engines.slurm import _script
 from groundup.corpus.phases.documents import KILLED
 from groundup.corpus.settings import CorpusSettings
 from groundup.errors import UserError
@@ -47,7 +48,7 @@ needs_dask = pytest.mark.skipif(not has("distributed"), reason="dask is not inst
 @pytest.fixture
 def fewer(corpus: Corpus) -> Corpus:
     """The corpus in larger shards: a Slurm job or a Ray task costs a second here."""
-    corpus.settings = {"shard_bytes": 60_000}
+    corpus.settings = {"shard_bytes": 200_000}
     return corpus
 
 
@@ -56,21 +57,69 @@ def test_one_process_no_process_and_two_give_the_same_bytes(corpus: Corpus) -> N
     assert len(digests) == 1
 
 
+# ---------------------------------------------------------------- Slurm
+
+
 @pytest.mark.slow
-def test_slurm_arrays_give_the_same_bytes_and_find_the_poison(
-    fewer: Corpus, poisoned: Callable[..., Corpus], slurm: dict[str, str]
-) -> None:
+def test_slurm_arrays_give_the_same_bytes(fewer: Corpus, slurm: dict[str, str]) -> None:
     assert fewer.build("local") == fewer.build("slurm", slurm, engine="slurm")
     assert not list((fewer.root / "runs" / "slurm" / ".shards").rglob("tasks.jsonl")), "no script is left behind"
-    corpus = poisoned("POISON-KILL")
-    corpus.build("poisoned", slurm, engine="slurm", shard_bytes=60_000)
+
+
+@pytest.mark.slow
+def test_slurm_finds_the_poison(poisoned: Callable[..., Corpus], slurm: dict[str, str]) -> None:
+    corpus = poisoned("POISON-KILL", documents=112)
+    corpus.build("poisoned", slurm, engine="slurm", shard_bytes=70_000)
     assert [(row["id"], row["reason"]) for row in corpus.drops("poisoned")] == [(POISONED, KILLED)]
+    assert "its Slurm job ended without a result" in corpus.said("poisoned")
 
 
 @pytest.mark.slow
 def test_what_slurm_refuses_is_told(fewer: Corpus, slurm: dict[str, str]) -> None:
     said = fewer.failing("refused", slurm, engine="slurm", address="--partition=nowhere")
-    assert "sbatch did not run the array" in said and "invalid partition" in said.lower()
+    assert "sbatch refuses the array" in said and "invalid partition" in said.lower()
+
+
+@pytest.mark.slow
+def test_the_script_of_an_array_is_one_that_slurm_takes(tmp_path: Path, slurm: dict[str, str]) -> None:
+    script = tmp_path / "array.sh"
+    script.write_text(_script(tmp_path / "a folder", 1_000, 7, "--time=10 --mem=500M --comment='two words'"))
+    asked = subprocess.run(["sbatch", "--test-only", script], env=os.environ | slurm, capture_output=True, text=True)
+    assert asked.returncode == 0, asked.stderr
+    assert "to start at" in asked.stderr
+
+
+@pytest.mark.slow
+def test_a_job_that_can_never_start_is_told_and_not_waited_for(fewer: Corpus, slurm: dict[str, str]) -> None:
+    said = fewer.failing("refused", slurm, engine="slurm", address="--time=90")  # the partition allows 60 minutes
+    assert "Slurm will never start job" in said and "PartitionTimeLimit" in said
+    assert not _queue(slurm), "nothing stays in the queue"
+
+
+@pytest.mark.slow
+def test_a_killed_build_on_slurm_goes_on_and_its_old_jobs_end(fewer: Corpus, slurm: dict[str, str]) -> None:
+    whole = fewer.build("local")
+    process = fewer.start("killed", slurm | {"GROUNDUP_TEST_SLOW": "0.3"}, engine="slurm")
+    deadline = time.monotonic() + 60
+    while not fewer.tasks("killed")["read"] and time.monotonic() < deadline:
+        time.sleep(0.05)
+    while not (old := _queue(slurm)) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.kill()
+    process.communicate()
+    assert old
+    finished = fewer.stamps("killed")
+    assert fewer.build("killed", slurm, engine="slurm") == whole
+    assert all(fewer.stamps("killed")[name] == stamp for name, stamp in finished.items())
+    assert not _queue(slurm), "the killed build's jobs do not go on"
+
+
+def _queue(slurm: dict[str, str]) -> list[str]:
+    asked = ["squeue", "--noheader", "--states=PENDING,RUNNING"]
+    return subprocess.run(asked, env=os.environ | slurm, capture_output=True, text=True, check=True).stdout.splitlines()
+
+
+# ---------------------------------------------------------------- Dask
 
 
 @pytest.mark.slow
