@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from groundup.corpus.build import check
 from groundup.corpus.heldout import choose_held_out
-from groundup.corpus.phases import write as phases_write
+from groundup.corpus.phases import select as phases_select
 from groundup.corpus.settings import CorpusSettings, HeldOut
 from groundup.errors import UserError
 
@@ -335,9 +335,9 @@ def test_held_out_documents_are_chosen_from_arrays_as_from_lists(
     ids, clusters = [f"d{n}" for n in range(len(sizes))], [f"c{cluster}" for _, cluster in sizes]
     expected = choose_held_out(ids, [size for size, _ in sizes], clusters, wanted)
     rows = [
-        (0, size, phases_write._hash(f"held out\0{cluster}"))
+        (0, size, phases_select._hash(f"held out\0{cluster}"))
         for (size, _), cluster in zip(sizes, clusters, strict=True)
     ]
-    table = np.array(rows, phases_write._LIGHT)
-    chosen = phases_write._held_out(table, wanted)
+    table = np.array(rows, phases_select._LIGHT)
+    chosen = phases_select._held_out(table, wanted)
     assert np.isin(table["cluster"], chosen).tolist() == expected

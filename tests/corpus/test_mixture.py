@@ -70,6 +70,13 @@ def test_sources_of_one_language_count_together_and_share_by_size() -> None:
     assert weighted["groups"]["en"]["realised_share"] == pytest.approx(0.75)
 
 
+def test_the_weight_of_a_group_is_not_given_twice_where_a_source_is_called_like_it() -> None:
+    report = mix({"en": 3000, "books": 1000, "fi": 500}, {"en": 1, "fi": 1}, 100, groups={"books": "en"})
+    assert {name: row["target_share"] for name, row in report["sources"].items()} == pytest.approx(
+        {"en": 0.375, "books": 0.125, "fi": 0.5}
+    )
+
+
 def test_a_budget_decides_how_often_sources_are_seen() -> None:
     weights = {"english": 1, "swahili": 1, "code": 1}
     small = mix(SIZES, weights, 4, budget=90_000)

@@ -17,6 +17,7 @@ import os
 import shutil
 import time
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import reduce
 from pathlib import Path
@@ -194,23 +195,29 @@ def _assemble(build: Build) -> StageResult:
     funnels: dict[str, SourceFunnel] = {}
     kept: dict[str, Count] = {}
     held: dict[str, Count] = {}
+    sizes: dict[str, int] = {}  # of parts: sources, or languages of the sources that are routed
     for name in settings.sources:
         written = build.of("write", name)
         for number, done in enumerate(written):
-            for part in ("documents", "held_out", "dropped"):
-                _put(done.path(f"{part}.parquet"), folder / part / f"{name}-{number:05d}.parquet")
-        kept[name] = Count(*map(sum, zip(*(one.stats["sizes"]["documents"] for one in written), strict=True)))
-        held[name] = Count(*map(sum, zip(*(one.stats["sizes"]["held_out"] for one in written), strict=True)))
+            _put(done.path("dropped.parquet"), folder / "dropped" / f"{name}-{number:05d}.parquet")
+        kept[name], held[name] = _size(written, "documents"), _size(written, "held_out")
         steps = ("read", "extract", "filter", "finish", "write")
         tasks = (one for step in steps for one in build.of(step, name))
         funnels[name] = merged(source_funnel_from_json(one.stats["funnel"]) for one in tasks)
         if name not in build.unreachable and not kept[name].documents:
             build.context.console.warn(f"source {name}: no document is left for training; dropped/ says why")
+    for part, written in _parts(build).items():
+        for number, done in enumerate(written):
+            suffix = "" if part in settings.sources else f".{part}"
+            for place in ("documents", "held_out"):
+                _put(done.path(f"{place}{suffix}.parquet"), folder / place / f"{part}-{number:05d}.parquet")
+        sizes[part] = _size(written, "documents", part).bytes
+    _tell_unweighted(build, sizes)
     report = funnel_report(funnels, kept, held)
     check_adds_up(report)
     write_json(folder / "funnel.json", report)
     write_json(folder / "stats.json", _stats(build))
-    write_json(folder / "mixture.json", mixture_of(settings, {name: count.bytes for name, count in kept.items()}))
+    write_json(folder / "mixture.json", mixture_of(settings, sizes))
     write_json(folder / "sources.json", [_source_record(build, name, kept[name]) for name in settings.sources])
     write_json(folder / "exams.json", build.exams)
     if settings.decontaminate:
@@ -219,6 +226,34 @@ def _assemble(build: Build) -> StageResult:
         write_json(folder / "exam_hits.json", reduce(merge_hits, found, nothing))
     write_card(folder, build.context.name, settings.model_dump(mode="json"))
     return _result(build, report)
+
+
+def _parts(build: Build) -> dict[str, list[Done]]:
+    """The tasks that wrote each part, in their order: sources in the recipe's, then languages by their names."""
+    routed = {name for name, source in build.settings.sources.items() if source.by_language}
+    parts = {name: build.of("write", name) for name in build.settings.sources if name not in routed}
+    for language in build.done["select"][0].stats["parts"]:
+        own = [one for one in build.done["write"] if one.task.hints["source"] in routed]
+        parts[language] = [one for one in own if language in one.stats["sizes"]]
+    return parts
+
+
+def _size(written: Sequence[Done], place: str, part: str | None = None) -> Count:
+    """Documents and bytes that these tasks wrote for training or held out, of one part or of all."""
+    sizes = [own[place] for one in written for name, own in one.stats["sizes"].items() if part in (None, name)]
+    return Count(sum(documents for documents, _ in sizes), sum(size for _, size in sizes))
+
+
+def _tell_unweighted(build: Build, sizes: Mapping[str, int]) -> None:
+    """Languages that the recipe's weights do not fit: there without a weight, or weighted and not there."""
+    weights, warn = build.settings.mixture, build.context.console.warn
+    groups = {build.settings.sources[name].group or name if name in build.settings.sources else name for name in sizes}
+    for name in sorted(groups - weights.keys()) if weights else ():
+        if name not in build.settings.sources and sizes.get(name):
+            warn(f"mixture gives no weight to {name}: its {byte_text(sizes[name])} are written and not trained on")
+    for name in weights:
+        if name not in build.settings.sources and name not in groups:
+            warn(f"mixture gives a weight to {name}, and no document is in it: the others share what it leaves")
 
 
 def _put(file: Path, place: Path) -> None:
@@ -281,6 +316,9 @@ def _source_record(build: Build, name: str, kept: Count) -> dict[str, Any]:
         "licenses": dict(sorted(licenses.items())),
         "notes": dict(sorted(notes.items())),
     }
+    if source.by_language:
+        parts = {part: _size(build.of("write", name), "documents", part) for part in _parts(build)}
+        record["parts"] = {part: count.as_dict() for part, count in parts.items() if count.documents}
     if isinstance(source, PathSource):
         record["path"] = source.path
         if is_package(source.path):

@@ -100,16 +100,20 @@ def mix(
 def _asked(
     present: Mapping[str, int], group_of: Mapping[str, str], weights: Mapping[str, float], temperature: float
 ) -> dict[str, float]:
-    """The weight of each source: its own, or its part by size of its group's."""
+    """The weight of each source: its own, or its part by size of its group's.
+
+    A weight that names a group is the group's, also where one of its sources is called like it.
+    """
+    has_own = {name for name in present if name in weights and group_of[name] != name}
     group_sizes: dict[str, int] = {}  # of what has no weight of its own
     for name, size in present.items():
-        if name not in weights:
+        if name not in has_own:
             group_sizes[group_of[name]] = group_sizes.get(group_of[name], 0) + size
     group_weights = {
         group: weights.get(group, 0.0) if weights else size ** (1 / temperature) for group, size in group_sizes.items()
     }
     return {
-        name: weights[name] if name in weights else group_weights[group_of[name]] * size / group_sizes[group_of[name]]
+        name: weights[name] if name in has_own else group_weights[group_of[name]] * (size / group_sizes[group_of[name]])
         for name, size in present.items()
     }
 

@@ -21,6 +21,7 @@ from groundup.corpus.source_settings import (  # noqa: F401 - what a recipe's au
     WarcSource,
     WikipediaSource,
 )
+from groundup.corpus.weights import check_weights
 from groundup.recipe import FileRef, Presentation, Settings, StageSettings
 
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -257,7 +258,11 @@ class CorpusSettings(StageSettings):
     """Personal data to replace by placeholders such as <EMAIL>. Also `secret` (keys, passwords) and `address` (by rule,
     which finds about half of them)."""
     mixture: dict[str, PositiveFloat] = Field(default_factory=dict)
-    """Weights in training, of sources or of their `group`s. Empty: as many bytes as each has (see the temperature)."""
+    """Weights in training, of sources or of their `group`s; where sources are `by_language`, of languages (`en`) and
+    `other`. Empty: as many bytes as each has (see the temperature)."""
+    min_language_part: Share = 0.001
+    """Of sources that are `by_language`: languages with a smaller share of their bytes form the part `other` together,
+    unless `mixture` or `languages` names them. 0: each has a part."""
     mixture_temperature: Annotated[float, Field(ge=1)] = 1.0
     """Without weights: groups of n bytes weigh n^(1/temperature). 1: by size; mT5 has 3.3; large: all alike."""
     mixture_tokens: PositiveInt | None = None
@@ -294,14 +299,7 @@ class CorpusSettings(StageSettings):
                 raise ValueError(f"source name {name!r}: use letters, digits, '_', '-' and '.', as it names files")
         if self.duplicate_spans and self.duplicate_paragraphs:
             raise ValueError("duplicate_spans cuts repeated paragraphs too: leave out duplicate_paragraphs")
-        groups = {name: source.group or name for name, source in self.sources.items()}
-        for name in self.mixture:
-            if name not in self.sources and name not in groups.values():
-                known = ", ".join(dict.fromkeys([*self.sources, *groups.values()]))
-                raise ValueError(f"mixture names {name!r}, which is not a source or a group; there are: {known}")
-        absent = [name for name, group in groups.items() if not {name, group} & self.mixture.keys()]
-        if self.mixture and absent:
-            raise ValueError(f"mixture gives no weight to: {', '.join(absent)}; give one, or leave out the source")
+        check_weights(self.mixture, self.sources, self.languages)
         if self.mixture and self.mixture_temperature != 1:
             raise ValueError("mixture_temperature evens out sizes, mixture gives weights: use one of the two")
         if self.mixture_tokens and self.mixture_bytes:

@@ -31,9 +31,10 @@ BATCH_ROWS = 64  # rows as Python objects at a time
 class ShardWriter:
     """Rows to one parquet file that appears, whole, when the `with` block ends without an error."""
 
-    def __init__(self, path: Path, schema: pa.Schema) -> None:
+    def __init__(self, path: Path, schema: pa.Schema, group_bytes: int = GROUP_BYTES) -> None:
         self.path = path
         self.schema = schema
+        self.group_bytes = group_bytes
         self._temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         self._rows: list[Mapping[str, Any]] = []
         self._bytes = 0
@@ -47,7 +48,7 @@ class ShardWriter:
     def write(self, row: Mapping[str, Any]) -> None:
         self._rows.append(row)
         self._bytes += sum(len(value) for value in row.values() if isinstance(value, str))
-        if self._bytes >= GROUP_BYTES:
+        if self._bytes >= self.group_bytes:
             self._flush()
 
     def _flush(self) -> None:

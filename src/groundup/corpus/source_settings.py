@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, NonNegativeInt, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
 from groundup.recipe import FileRef, Settings
 
@@ -18,6 +18,17 @@ class SourceSettings(Settings):
     """The licence to write beside each document where the source itself does not say."""
     group: str | None = None
     """What it counts as in the mixture: its language, its domain. Without it: itself."""
+    by_language: bool = False
+    """Route its documents by their language: each language is a part of its own in documents/ and in the mixture,
+    together with the same language of other sources that say so."""
+
+    @model_validator(mode="after")
+    def _one_route(self) -> SourceSettings:
+        if self.by_language and self.group is not None:
+            raise ValueError("by_language makes the language the group: leave out `group`")
+        if self.by_language and "code" in (getattr(self, "type", "").split("_")[-1], getattr(self, "media", "")):
+            raise ValueError("by_language: of code no language is told; leave it out")
+        return self
 
 
 class PathSource(SourceSettings):

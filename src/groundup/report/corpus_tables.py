@@ -85,12 +85,15 @@ def budget_text(mixture: Any) -> str:
 
 
 def tokens_table(data: Mapping[str, Any], funnel: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Tokens of each source: by the run's own tokenizer where there is one, else by a rule of thumb with its range."""
+    """Tokens of each part (a source, or a language of routed ones): by the run's own tokenizer where there is one, else
+    by a rule of thumb with its range."""
     tokenizer = data.get("tokenizer") if isinstance(data.get("tokenizer"), Mapping) else {}
     measured = {str(name): row.get("bytes_per_token") for name, row in ((tokenizer or {}).get("sources") or {}).items()}
     rows, sums = [], [0.0, 0.0, 0.0]
-    for name, source in (funnel.get("sources") or {}).items():
-        bytes = count_in(source, "kept", "bytes")
+    sizes = {name: count_in(source, "kept", "bytes") for name, source in (funnel.get("sources") or {}).items()}
+    if isinstance(parts := (data.get("mixture") or {}).get("sources"), Mapping):
+        sizes = {name: count_in(part, "bytes") for name, part in parts.items()}
+    for name, bytes in sizes.items():
         own = measured.get(str(name))
         rates = (own, own, own) if own else (BYTES_PER_TOKEN[0], BYTES_PER_TOKEN[2], BYTES_PER_TOKEN[1])
         tokens = [bytes / rate for rate in rates]
@@ -105,7 +108,7 @@ def tokens_table(data: Mapping[str, Any], funnel: Mapping[str, Any]) -> dict[str
         )
     if not rows:
         return None
-    is_measured = all(str(name) in measured for name in (funnel.get("sources") or {}))
+    is_measured = all(str(name) in measured for name in sizes)
     span = f"estimated, {short_number(sums[1])} to {short_number(sums[2])}"
     note = "by this run's tokenizer" if is_measured else span
     return {"rows": rows, "total": short_number(sums[0]), "note": note}

@@ -21,11 +21,12 @@ from groundup.corpus.settings import CorpusSettings
 from groundup.corpus.source_settings import PythonCodeSource, Source
 from groundup.corpus.sources import Piece
 from groundup.corpus.tasks import Done, Input, Task, make_task
+from groundup.corpus.weights import is_language_part
 
 HELD_OUT_SIMILARITY = 0.8  # documents this alike never stand on both sides
 DOCUMENT_BYTES = 256_000_000  # text in one file of documents/
 
-_DOCUMENTS, _WRITE = (f"groundup.corpus.phases.{name}" for name in ("documents", "write"))
+_DOCUMENTS, _SELECT, _WRITE = (f"groundup.corpus.phases.{name}" for name in ("documents", "select", "write"))
 
 
 def package_modules(name: str) -> tuple[str, ...]:
@@ -65,7 +66,9 @@ def read_tasks(settings: CorpusSettings, pieces: Mapping[str, Sequence[Piece]], 
 
 def _deciding(source: Source) -> dict[str, Any]:
     """A source's settings without what does not decide what is read of it."""
-    apart = set() if isinstance(source, PythonCodeSource) else {"max_bytes"}  # the others are limited at the end
+    apart = {"group", "by_language"}
+    if not isinstance(source, PythonCodeSource):
+        apart.add("max_bytes")  # all others are limited at the end
     return source.model_dump(mode="json", exclude=apart)
 
 
@@ -223,18 +226,24 @@ def select_tasks(settings: CorpusSettings, finished: Sequence[Done], root: Path)
         for name, source in settings.sources.items()
         if source.max_bytes is not None and not isinstance(source, PythonCodeSource)
     }
+    routed = [name for name, source in settings.sources.items() if source.by_language]
     options = {
         "sources": [done.task.hints["source"] for done in finished],
         "max_bytes": limits,
         "held_out": settings.held_out.model_dump(mode="json") if settings.held_out else None,
+        "by_language": routed,
+        "min_language_part": settings.min_language_part if routed else None,
+        "named_languages": sorted({*settings.languages, *filter(is_language_part, settings.mixture)}) if routed else [],
     }
     inputs = input_files(finished, "light.parquet")
-    return [make_task("select", "all sources", f"{_WRITE}:select", root, options=options, inputs=inputs)]
+    return [make_task("select", "all sources", f"{_SELECT}:select", root, options=options, inputs=inputs)]
 
 
 def write_tasks(done: Mapping[str, Sequence[Done]], root: Path) -> list[Task]:
-    """Neighbouring shards of a source to one file of documents, up to DOCUMENT_BYTES; their drops beside them."""
+    """Neighbouring shards of a source to one file of documents (a routed source: to one for each language), up to
+    DOCUMENT_BYTES together; their drops beside them."""
     flags = done["select"][0]
+    routed = flags.task.options["by_language"]
     groups: list[tuple[str, list[int]]] = []
     size = 0
     for place, one in enumerate(done["finish"]):
@@ -261,13 +270,19 @@ def write_tasks(done: Mapping[str, Sequence[Done]], root: Path) -> list[Task]:
             drops += input_files([done[step][place] for place in places], "drops.parquet")
         cleans = input_files([done["finish"][place] for place in places], "clean.parquet")
         selections = [flags.input(f"flags-{place:05d}.npy") for place in places]
+        if source in routed:
+            selections += [flags.input(f"parts-{place:05d}.npy") for place in places]
         tasks.append(
             make_task(
                 "write",
                 f"{source} {number:05d}",
                 f"{_WRITE}:write",
                 root,
-                options={"source": source, "shards": len(places)},
+                options={
+                    "source": source,
+                    "shards": len(places),
+                    "parts": flags.stats["parts"] if source in routed else [],
+                },
                 inputs=[*drops, *cleans, *selections],
                 bytes=sum(int(done["finish"][place].stats["bytes_out"]) for place in places),
                 hints={"source": source},

@@ -1,7 +1,6 @@
-"""Phases E to G: shards without their duplicates, exam items and personal data; what is taken of them; the output.
+"""Phases E and G: shards without their duplicates, exam items and personal data; the output. Between them: select.py.
 
-finish   filtered shard, verdicts -> clean shard, and a light table: id, bytes, cluster of near-duplicates
-select   all light tables         -> for each document: training, held out, or beyond the source's `max_bytes`
+finish   filtered shard, verdicts -> clean shard, and a light table: id, bytes, cluster of near-duplicates, language
 write    clean shards, selection  -> documents, held-out documents and drops as they lie in the artifact
 """
 
@@ -9,31 +8,33 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from functools import lru_cache
-from hashlib import sha256
+from itertools import repeat
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 
 from groundup.artifacts import write_json
 from groundup.corpus.dedup.exact import cut_paragraphs
-from groundup.corpus.dedup.keytable import map_array, write_array
+from groundup.corpus.dedup.keytable import map_array
 from groundup.corpus.dedup.substring import cut_words
 from groundup.corpus.document import Document, Drop, drop
 from groundup.corpus.exams.index import ExamIndex, ExamItem, add_hits
 from groundup.corpus.guard import Technical
 from groundup.corpus.phases.documents import KILLED, numbered_rows
+from groundup.corpus.phases.select import BEYOND, LIGHT, TRAINING
 from groundup.corpus.pii import scrub
 from groundup.corpus.report.funnel import new_source_funnel, source_funnel_to_json
 from groundup.corpus.report.stats import SourceStats
-from groundup.corpus.settings import HeldOut
 from groundup.corpus.shards import (
     DOCUMENTS,
     DROPPED,
+    GROUP_BYTES,
     RAW,
     ShardWriter,
     document_of,
@@ -45,9 +46,8 @@ from groundup.corpus.tasks import Task
 
 # Numbers in code are seldom anybody's telephone: what has an anchor or a check digit is looked for, the rest is not.
 PII_IN_CODE = frozenset(("email", "ip", "iban", "card", "secret"))
-LIGHT = pa.schema([("id", pa.string()), ("bytes", pa.int64()), ("cluster", pa.string())])
-TRAINING, HELD_OUT, BEYOND = 0, 1, 2  # of the selection
 BEYOND_LIMIT = "beyond max_bytes"
+LEAST_GROUP_BYTES = 500_000  # a row group of a part among many
 
 _STEPS = {
     "exact": "exact duplicates",
@@ -101,7 +101,7 @@ def finish(task: Task, out: Path) -> dict[str, Any]:
             after += result.bytes
             clean.write(document_row(result))
             cluster = next((one["other"] for one in about if one["what"] == "cluster"), result.id)
-            light.write({"id": result.id, "bytes": result.bytes, "cluster": cluster})
+            light.write({"id": result.id, "bytes": result.bytes, "cluster": cluster, "language": result.language})
     for name, (number, _) in stats.counters.get("personal data", {}).items():
         funnel["personal data"].notes[f"<{name}>"] = number
     if cut := stats.counters.get("duplicate paragraphs", {}).get("cut"):
@@ -192,116 +192,38 @@ def _exam_index(path: Path) -> ExamIndex:
     return ExamIndex.load(path)
 
 
-# ---------------------------------------------------------------- F: select
-
-
-def select(task: Task, out: Path) -> dict[str, Any]:
-    """flags-00000.npy and on, one per clean shard: TRAINING, HELD_OUT or BEYOND for each of its documents.
-
-    Which documents are taken depends on hashes of their ids and clusters, never on their order. In memory are 25 bytes
-    for each document of the corpus: two hashes, a size and a flag.
-    """
-    wanted = HeldOut.model_validate(task.options["held_out"]) if task.options["held_out"] else None
-    tables = [_light_table(path) for path in task.paths()]
-    flags = [np.full(len(table), TRAINING, np.uint8) for table in tables]
-    by_source: dict[str, list[int]] = {}
-    for place, source in enumerate(task.options["sources"]):
-        by_source.setdefault(source, []).append(place)
-    chosen = [np.empty(0, np.uint64)]
-    for source, places in by_source.items():
-        table = np.concatenate([tables[place] for place in places])
-        is_taken = _within(table, task.options["max_bytes"].get(source))
-        ends = np.cumsum([len(tables[place]) for place in places])
-        for place, own in zip(places, np.split(is_taken, ends[:-1]), strict=True):
-            flags[place][~own] = BEYOND
-        if wanted is not None:
-            chosen.append(_held_out(table[is_taken], wanted))
-    held_out = np.unique(np.concatenate(chosen))  # a cluster that reaches into another source is held out there as well
-    for place, (table, own) in enumerate(zip(tables, flags, strict=True)):
-        own[(own == TRAINING) & np.isin(table["cluster"], held_out)] = HELD_OUT
-        write_array(out / f"flags-{place:05d}.npy", own)
-    return {"documents": sum(map(len, tables))}
-
-
-_LIGHT = np.dtype([("id", "<u8"), ("bytes", "<i8"), ("cluster", "<u8")])
-
-
-def _light_table(path: Path) -> np.ndarray[Any, np.dtype[Any]]:
-    """Ids and clusters as the first 64 bits of their sha256, by which documents are ordered."""
-    rows = [
-        (_hash(row["id"]), row["bytes"], _hash(f"held out\0{row['cluster']}"))
-        for row in read_rows(path, ("id", "bytes", "cluster"))
-    ]
-    return np.array(rows, _LIGHT)
-
-
-def _hash(text: str) -> int:
-    return int.from_bytes(sha256(text.encode("utf-8", "surrogatepass")).digest()[:8], "big")
-
-
-def _within(table: np.ndarray[Any, np.dtype[Any]], max_bytes: int | None) -> np.ndarray[Any, np.dtype[np.bool_]]:
-    """Whether each document is taken: by the hash of its id, while they fit."""
-    taken = np.ones(len(table), bool)
-    if max_bytes is not None:
-        order = np.argsort(table["id"], kind="stable")
-        taken[order] = _fitting(table["bytes"][order], max_bytes)
-    return taken
-
-
-def _fitting(sizes: np.ndarray[Any, np.dtype[np.int64]], budget: float) -> np.ndarray[Any, np.dtype[np.bool_]]:
-    """Of sizes in order, those that fit into what the ones before them have left of the budget."""
-    fits = np.zeros(len(sizes), bool)
-    total = 0
-    for place, size in enumerate(sizes.tolist()):
-        if total + size <= budget:
-            total += size
-            fits[place] = True
-    return fits
-
-
-def _held_out(table: np.ndarray[Any, np.dtype[Any]], wanted: HeldOut) -> np.ndarray[Any, np.dtype[np.uint64]]:
-    """The clusters of one source that are held out: `heldout.choose_held_out`, on arrays."""
-    clusters, owner = np.unique(table["cluster"], return_inverse=True)  # sorted: in the order of their hashes
-    sizes = np.bincount(owner, weights=table["bytes"], minlength=len(clusters)).astype(np.int64)
-    budget = min(wanted.share * int(sizes.sum()), wanted.max_bytes)
-    fits = _fitting(sizes, budget)
-    if not fits.any() and budget > 0:
-        tenth = min(0.1 * int(sizes.sum()), wanted.max_bytes)
-        fits = _fitting(sizes, tenth) & (np.cumsum(_fitting(sizes, tenth)) == 1)
-    return np.asarray(clusters[fits], np.uint64)
-
-
 # ---------------------------------------------------------------- G: write
 
 
 def write(task: Task, out: Path) -> dict[str, Any]:
-    """documents.parquet, held_out.parquet and dropped.parquet of some shards of one source, in their order."""
-    shards, paths = task.options["shards"], task.paths()  # first the drops, then the shards, then their selections
-    drops, cleans, selections = paths[: len(paths) - 2 * shards], paths[-2 * shards : -shards], paths[-shards:]
-    if not shards:
-        drops, cleans, selections = paths, [], []
-    source, funnel, stats = task.options["source"], new_source_funnel(), SourceStats()
-    sizes = {"documents": [0, 0], "held_out": [0, 0]}
+    """documents.parquet, held_out.parquet and dropped.parquet of some shards of one source, in their order. Of a routed
+    source documents and held-out ones go to `documents.en.parquet` and so on, one of each for every part that there is.
+    """
+    options, paths = task.options, task.paths()
+    # first the drops, then the shards, then their selections, then what part their documents stand in
+    shards, routes = options["shards"], options["parts"]
+    ends = len(paths) - shards * np.array([3, 2, 1, 0] if routes else [2, 1, 0, 0])
+    drops, cleans, selections, parts = (paths[a:b] for a, b in zip([0, *ends[:-1]], ends, strict=True))
+    source, funnel, stats = options["source"], new_source_funnel(), SourceStats()
     licenses: Counter[str] = Counter()
     with (
-        ShardWriter(out / "documents.parquet", DOCUMENTS) as documents,
-        ShardWriter(out / "held_out.parquet", DOCUMENTS) as held_out,
+        _Parts(out, [f".{name}" for name in routes] or [""]) as files,
         ShardWriter(out / "dropped.parquet", DROPPED) as dropped,
     ):
+        if not routes:
+            files.open(0)  # a file of no documents says that there are none
         for path in drops:
             for row in read_rows(path):
                 dropped.write(row)
-        for document, flag in _flagged(cleans, selections):
+        for document, flag, part in _flagged(cleans, selections, parts):
             if flag == BEYOND:
                 gone = drop(document, "limit", BEYOND_LIMIT)
                 funnel["limit"].drop(BEYOND_LIMIT, gone.bytes)
                 dropped.write(drop_row(gone))
                 continue
             funnel["limit"].keep(document.bytes)
-            (documents if flag == TRAINING else held_out).write({**document_row(document), "source": source})
-            counted = sizes["documents" if flag == TRAINING else "held_out"]
-            counted[0] += 1
-            counted[1] += document.bytes
+            place = "documents" if flag == TRAINING else "held_out"
+            files.write(part, place, {**document_row(document), "source": source}, document.bytes)
             licenses[document.license] += 1
             if flag == TRAINING:
                 stats.observe(
@@ -315,14 +237,48 @@ def write(task: Task, out: Path) -> dict[str, Any]:
     return {
         "documents": funnel["limit"].into.documents,
         "bytes_in": funnel["limit"].into.bytes,
-        "bytes_out": sizes["documents"][1] + sizes["held_out"][1],
-        "sizes": sizes,
+        "bytes_out": funnel["limit"].out.bytes,
+        "sizes": {routes[number] if routes else source: sizes for number, sizes in sorted(files.sizes.items())},
         "licenses": dict(sorted(licenses.items())),
         "funnel": source_funnel_to_json(funnel),
     }
 
 
-def _flagged(cleans: list[Path], selections: list[Path]) -> Iterator[tuple[Document, int]]:
-    for path, selection in zip(cleans, selections, strict=True):
-        for row, flag in zip(read_rows(path), map_array(selection), strict=True):
-            yield document_of(row), int(flag)
+class _Parts:
+    """Documents and held-out ones of each part in files of their own, made when the first document of it comes."""
+
+    def __init__(self, folder: Path, suffixes: Sequence[str]) -> None:
+        self.folder, self.suffixes = folder, suffixes
+        self.sizes: dict[int, dict[str, list[int]]] = {}  # part -> documents and bytes, for training and held out
+        self._writers: dict[tuple[int, str], ShardWriter] = {}
+        self._stack = ExitStack()
+
+    def __enter__(self) -> _Parts:
+        return self
+
+    def open(self, part: int) -> None:
+        self.sizes[part] = {"documents": [0, 0], "held_out": [0, 0]}
+        group_bytes = max(GROUP_BYTES // len(self.suffixes), LEAST_GROUP_BYTES)  # all parts are open at once
+        for place in self.sizes[part]:
+            path = self.folder / f"{place}{self.suffixes[part]}.parquet"
+            self._writers[part, place] = self._stack.enter_context(ShardWriter(path, DOCUMENTS, group_bytes))
+
+    def write(self, part: int, place: str, row: Mapping[str, Any], size: int) -> None:
+        if part not in self.sizes:
+            self.open(part)
+        self._writers[part, place].write(row)
+        counted = self.sizes[part][place]
+        counted[0] += 1
+        counted[1] += size
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stack.__exit__(kind, error, trace)
+
+
+def _flagged(cleans: list[Path], selections: list[Path], parts: list[Path]) -> Iterator[tuple[Document, int, int]]:
+    for place, (path, selection) in enumerate(zip(cleans, selections, strict=True)):
+        own = map_array(parts[place]) if parts else repeat(0)
+        for row, flag, part in zip(read_rows(path), map_array(selection), own, strict=not isinstance(own, repeat)):
+            yield document_of(row), int(flag), int(part)

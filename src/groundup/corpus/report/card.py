@@ -129,11 +129,17 @@ def front_matter(name: str, found: Mapping[str, Any], sources: Sequence[Mapping[
         "tags": ["pretraining", "groundup"],
         "configs": [config("default", "*", "*", is_default=True)],
     }
-    if len(sources) > 1:
-        front["configs"] += [config(row["name"], f"{row['name']}-*", f"{row['name']}-*") for row in sources]
+    if len(names := part_names(sources)) > 1:
+        front["configs"] += [config(name, f"{name}-*", f"{name}-*") for name in names]
     if not languages:
         del front["language"]
     return front
+
+
+def part_names(sources: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What files are called by: sources, then the languages of those that are routed by them."""
+    own = [str(row["name"]) for row in sources if "parts" not in row]
+    return [*own, *sorted({part for row in sources for part in row.get("parts") or ()})]
 
 
 _TWO_LETTERS = frozenset(a + b for a in "abcdefghijklmnopqrstuvwxyz" for b in "abcdefghijklmnopqrstuvwxyz")
@@ -310,6 +316,6 @@ _LIMITS = (
 
 def _how_to_read(sources: Sequence[Mapping[str, Any]]) -> str:
     lines = ["```python", "from datasets import load_dataset", "", 'corpus = load_dataset("PATH_OF_THIS_FOLDER")']
-    if len(sources) > 1:
-        lines.append(f'one = load_dataset("PATH_OF_THIS_FOLDER", "{sources[0]["name"]}")')
+    if len(names := part_names(sources)) > 1:
+        lines.append(f'one = load_dataset("PATH_OF_THIS_FOLDER", "{names[0]}")')
     return "\n".join([*lines, "```"])
