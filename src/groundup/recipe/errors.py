@@ -7,6 +7,7 @@ may be several things become one sentence.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any, get_args
 
