@@ -183,7 +183,7 @@ def fingerprint_folder(folder: Path) -> str:
     return digest.hexdigest()
 
 
-NOT_OUTPUT = {"checkpoints", "logs", "work"}  # folders
+NOT_OUTPUT = {"checkpoints", "logs", "work", "private"}  # folders
 NOT_OUTPUT_FILES = {MARKER, "metrics.jsonl", "events.jsonl", "state.json", "run.log", "timing.json"}
 
 

@@ -264,6 +264,10 @@ def show_why(
             for check in found["checks"]
         ]
         print(f"\n{found['measured_on']}\n" + table(["fails", "rule", "asks that", "value"], rows, right=(3,)))
+    if found["replaced"] is not None:
+        rows = [[one["placeholder"], f"{one['start']:,}", one["original"], one["detail"]] for one in found["replaced"]]
+        print("\nin the audit's sample; what was replaced in it is personal data, do not pass it on")
+        print(table(["placeholder", "at character", "original", "kind"], rows, right=(1,)) if rows else "nothing")
     for title, text in (
         ("text", found["text"]),
         (f"dropped for {found['other'].get('id')}", found["other"].get("text")),

@@ -30,6 +30,8 @@ from groundup.corpus.engines import open_engine
 from groundup.corpus.exams.index import merge_hits
 from groundup.corpus.mixture import mixture_of
 from groundup.corpus.phases import plan, plan_match, plan_models
+from groundup.corpus.phases.personal import write_private
+from groundup.corpus.pii.audit import AUDIT
 from groundup.corpus.report.card import write_card
 from groundup.corpus.report.estimate import timing_report
 from groundup.corpus.report.funnel import (
@@ -96,7 +98,8 @@ def run(settings: CorpusSettings, context: StageContext) -> StageResult:
         _phase(build, "keys", "hashing", plan.keys_tasks(settings, build.done["filter"]))
         verdicts = plan_match.match(settings, build.done["filter"], build.done["keys"], runner)
         exams = plan.exam_index(settings, context, runner, build.exams)
-        _phase(build, "finish", "finishing", plan.finish_tasks(settings, build.done["filter"], verdicts, exams))
+        finishing = plan.finish_tasks(settings, build.done["filter"], verdicts, exams, models.names)
+        _phase(build, "finish", "finishing", finishing)
         _phase(build, "select", "selecting", plan.select_tasks(settings, build.done["finish"], root))
         _phase(build, "write", "writing", plan.write_tasks(build.done, root))
         build.done["match"] = [one for one in runner.finished if one.task.step == "match"]
@@ -189,8 +192,9 @@ def _nothing_came(build: Build, name: str) -> Problem:
 def _assemble(build: Build) -> StageResult:
     """The written files into place, and what there is to say about them all."""
     folder, settings = build.context.folder, build.settings
-    for name in ("documents", "held_out", "dropped"):
+    for name in ("documents", "held_out", "dropped", AUDIT.parent):
         shutil.rmtree(folder / name, ignore_errors=True)  # of an earlier, interrupted build
+    for name in ("documents", "held_out", "dropped"):
         (folder / name).mkdir(parents=True)
     funnels: dict[str, SourceFunnel] = {}
     kept: dict[str, Count] = {}
@@ -225,7 +229,19 @@ def _assemble(build: Build) -> StageResult:
         found = (read_json(done.path("hits.json")) for done in build.done["finish"])
         write_json(folder / "exam_hits.json", reduce(merge_hits, found, nothing))
     write_card(folder, build.context.name, settings.model_dump(mode="json"))
-    return _result(build, report)
+    return _result(build, report, {"audited_documents": _audit(build)} if settings.pii_audit_share else {})
+
+
+def _audit(build: Build) -> int:
+    """What was replaced in the sampled documents of all shards, apart from the corpus; returns how many they are."""
+    (selected,) = build.done["select"]
+    shards = enumerate(build.done["finish"])
+    parts = ((done.path("audit.jsonl"), selected.path(f"flags-{place:05d}.npy")) for place, done in shards)
+    documents = write_private(build.context.folder, parts)
+    build.context.console.info(
+        f"  {AUDIT} says what was replaced in {documents:,} documents: personal data, for your eyes only"
+    )
+    return documents
 
 
 def _parts(build: Build) -> dict[str, list[Done]]:
@@ -264,7 +280,7 @@ def _put(file: Path, place: Path) -> None:
         shutil.copyfile(file, place)
 
 
-def _result(build: Build, report: dict[str, Any]) -> StageResult:
+def _result(build: Build, report: dict[str, Any], more: dict[str, int]) -> StageResult:
     total = report["total"]
     dropped = total["in"]["documents"] - total["kept"]["documents"] - total["held_out"]["documents"]
     build.context.console.info(
@@ -282,6 +298,7 @@ def _result(build: Build, report: dict[str, Any]) -> StageResult:
             "sources": len(build.settings.sources) - len(build.unreachable),
             "sources_unreachable": len(build.unreachable),
             "exams_unreachable": sum(exam["status"] == "unreachable" for exam in build.exams),
+            **more,
         }
     )
 

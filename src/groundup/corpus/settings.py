@@ -21,8 +21,8 @@ from groundup.corpus.source_settings import (  # noqa: F401 - what a recipe's au
     WarcSource,
     WikipediaSource,
 )
-from groundup.corpus.weights import check_weights
-from groundup.recipe import FileRef, Presentation, Settings, StageSettings
+from groundup.corpus.weights import check_weights, language_mistakes
+from groundup.recipe import FileRef, Mistakes, Presentation, Settings, StageSettings
 
 Share = Annotated[float, Field(ge=0, le=1)]
 PiiType = Literal["email", "phone", "ip", "iban", "card", "ssn", "national_id", "secret", "address", "name"]
@@ -200,6 +200,11 @@ class ToxicitySettings(Settings):
     """Labelled rows (.jsonl or .csv, also .gz): `text`, and 0 or 1 in a field for each category."""
     precision: Annotated[float, Field(gt=0, lt=1)] = 0.9
     """How sure a document must be toxic to be dropped; a threshold for each category follows."""
+    prevalence: Annotated[float, Field(gt=0, lt=1)] | None = 0.02
+    """The share of toxic documents at which `precision` is meant: labelled rows have far more than a corpus. `null`:
+    that of the rows."""
+    background: NonNegativeInt = 1_000
+    """Learn from so many documents of this corpus, a fifth of it at most, as not toxic. 0: from the rows alone."""
     max_scores: dict[str, Share | None] = Field(default_factory=dict)
     """Other thresholds, by category. `null`: the category is measured and drops nothing."""
 
@@ -207,6 +212,25 @@ class ToxicitySettings(Settings):
     def _one_of_two(self) -> ToxicitySettings:
         if (self.model is None) == (self.rows is None):
             raise ValueError("name either `model`, a trained one, or `rows`, labelled texts to learn from")
+        return self
+
+
+class NamesSettings(Settings):
+    """A tagger for names of people: one that was trained before, or trained here on labelled sentences."""
+
+    model: FileRef | None = None
+    """The folder of a trained one."""
+    rows: FileRef | None = None
+    """Labelled sentences in IOB2 (also .gz): number, word and tag by tabs; `B-PER` and `I-PER` are people."""
+    precision: Annotated[float, Field(gt=0, lt=1)] = 0.8
+    """How sure a word must be part of a name, as measured on sentences that it was not trained on."""
+    language: str | None = "en"
+    """Of the sentences; in documents in another language no names are looked for. `null`: in all."""
+
+    @model_validator(mode="after")
+    def _one_of_two(self) -> NamesSettings:
+        if (self.model is None) == (self.rows is None):
+            raise ValueError("name either `model`, a trained one, or `rows`, labelled sentences to learn from")
         return self
 
 
@@ -255,8 +279,15 @@ class CorpusSettings(StageSettings):
     decontamination_rephrased: Annotated[float, Field(gt=0, lt=1)] | None = 0.8
     """Items that a document tells again in other words count from this probability on. `null`: not looked for."""
     pii: tuple[PiiType, ...] = PII_TYPES
-    """Personal data to replace by placeholders such as <EMAIL>. Also `secret` (keys, passwords) and `address` (by rule,
-    which finds about half of them)."""
+    """Personal data to replace by placeholders such as <EMAIL>. Also `secret` (keys, passwords), `address` (by rule,
+    which finds about half of them) and `name` (see `pii_names`)."""
+    pii_names: NamesSettings | None = None
+    """What the type `name` is found by: a small trained tagger, which finds about half of the names."""
+    pii_private_ips: bool = False
+    """With the type `ip`: replace addresses of private networks too (10.0.0.1, 192.168.1.1), the same in every home."""
+    pii_audit_share: Share = 0.0
+    """Of this share of the documents keep what was replaced, to check it by, in private/pii-audit.jsonl: it holds
+    personal data, is readable by you only and never part of the corpus."""
     mixture: dict[str, PositiveFloat] = Field(default_factory=dict)
     """Weights in training, of sources or of their `group`s; where sources are `by_language`, of languages (`en`) and
     `other`. Empty: as many bytes as each has (see the temperature)."""
@@ -290,18 +321,32 @@ class CorpusSettings(StageSettings):
 
     @model_validator(mode="after")
     def _names_fit(self) -> CorpusSettings:
-        if "name" in self.pii:
-            raise ValueError("pii: `name` needs a trained tagger, which no setting takes yet; see pii/names.py")
+        found: list[tuple[tuple[str, ...], str]] = []
+        if "name" in self.pii and self.pii_names is None:
+            what = "pii: `name` needs a trained tagger: add `pii_names: {rows: FILE}` with labelled sentences, or "
+            found.append((("pii",), f"{what}`pii_names: {{model: FOLDER}}`"))
+        if self.pii_names is not None and "name" not in self.pii:
+            found.append((("pii_names",), "pii_names has nothing to do: add `name` to `pii`"))
         if not self.sources:
-            raise ValueError("name at least one source")
+            found.append((("sources",), "name at least one source"))
         for name in self.sources:
             if not re.fullmatch(r"[A-Za-z0-9_]+(?:[-.][A-Za-z0-9_]+)*", name):
-                raise ValueError(f"source name {name!r}: use letters, digits, '_', '-' and '.', as it names files")
+                what = f"source name {name!r}: use letters, digits, '_', '-' and '.', as it names files"
+                found.append((("sources", name), what))
+        found += [(("languages",), what) for what in language_mistakes(self.languages, self.sources)]
         if self.duplicate_spans and self.duplicate_paragraphs:
-            raise ValueError("duplicate_spans cuts repeated paragraphs too: leave out duplicate_paragraphs")
-        check_weights(self.mixture, self.sources, self.languages)
+            what = "duplicate_spans cuts repeated paragraphs too: leave out duplicate_paragraphs"
+            found.append((("duplicate_spans",), what))
+        try:
+            check_weights(self.mixture, self.sources, self.languages)
+        except ValueError as error:
+            found.append((("sources",) if str(error).startswith("source") else ("mixture",), str(error)))
         if self.mixture and self.mixture_temperature != 1:
-            raise ValueError("mixture_temperature evens out sizes, mixture gives weights: use one of the two")
+            what = "mixture_temperature evens out sizes, mixture gives weights: use one of the two"
+            found.append((("mixture_temperature",), what))
         if self.mixture_tokens and self.mixture_bytes:
-            raise ValueError("mixture_tokens and mixture_bytes say the same in two units: use one of the two")
+            what = "mixture_tokens and mixture_bytes say the same in two units: use one of the two"
+            found.append((("mixture_tokens",), what))
+        if found:
+            raise Mistakes(found)
         return self

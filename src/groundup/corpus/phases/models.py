@@ -2,7 +2,8 @@
 
 train_classifier  good texts and bad ones (a sample of the corpus itself) -> a quality classifier's folder
 train_perplexity  reference texts                                         -> an n-gram model's folder
-train_toxicity    labelled rows                                           -> a toxicity model's folder
+train_toxicity    labelled rows, a sample of the corpus as not toxic      -> a toxicity model's folder
+train_names       labelled sentences                                      -> a name tagger's folder
 score             text shard, models                                      -> a column per model and category
 """
 
@@ -25,6 +26,7 @@ import pyarrow as pa
 
 from groundup.corpus.document import Document
 from groundup.corpus.phases.documents import numbered_rows, source_of
+from groundup.corpus.pii import names as people
 from groundup.corpus.quality import classifier, perplexity, toxicity
 from groundup.corpus.shards import BATCH_ROWS, ShardWriter, read_rows
 from groundup.corpus.sources import read_source
@@ -47,10 +49,10 @@ def _reference(settings: Mapping[str, Any], task: Task, most: int) -> Iterator[s
             yield text
 
 
-def _sample(paths: Sequence[Path], most: int, languages: Sequence[str]) -> list[str]:
+def _sample(paths: Sequence[Path], most: int, languages: Sequence[str], least: int = 0) -> list[str]:
     """Texts of the corpus itself, by a hash of their ids: the same whatever the order of the shards.
 
-    At most a fifth of a corpus, but a hundred: what a model has learned as bad it scores lower than its like.
+    At most a fifth of a corpus, but `least`: what a model has learned as bad it scores lower than its like.
     """
     number = 0
 
@@ -63,7 +65,7 @@ def _sample(paths: Sequence[Path], most: int, languages: Sequence[str]) -> list[
                     yield sha256(row["id"].encode()).digest(), row["text"]
 
     chosen = nsmallest(most, candidates())
-    return [text for _, text in chosen[: max(100, number // 5)]]
+    return [text for _, text in chosen[: max(least, number // 5)]]
 
 
 def train_classifier(task: Task, out: Path) -> dict[str, Any]:
@@ -72,7 +74,7 @@ def train_classifier(task: Task, out: Path) -> dict[str, Any]:
     if options["bad"]:
         bad = list(_reference(options["bad"], task, options["documents"]))
     else:
-        bad = _sample(task.paths(), options["documents"], options["languages"])
+        bad = _sample(task.paths(), options["documents"], options["languages"], least=100)
     model = classifier.train(good, bad, out, precision=options["precision"], share=options["keep_share"])
     return {"documents": len(good) + len(bad), "measured": vars(model.measured)}
 
@@ -85,9 +87,18 @@ def train_perplexity(task: Task, out: Path) -> dict[str, Any]:
 
 
 def train_toxicity(task: Task, out: Path) -> dict[str, Any]:
+    options = task.options
     rows = list(labelled_rows(Path(task.hints["path"])))
-    report = toxicity.train(rows, out, precision=task.options["precision"])
-    return {"documents": len(rows), "report": report}
+    ordinary = _sample(task.paths(), options["background"], options["languages"])
+    own = {"precision": options["precision"], "prevalence": options["prevalence"]}
+    report = toxicity.train(rows, out, background=ordinary, **own)
+    return {"documents": len(rows), "background": len(ordinary), "report": report}
+
+
+def train_names(task: Task, out: Path) -> dict[str, Any]:
+    sentences = people.read_iob2(Path(task.hints["path"]))
+    report = people.train_names(sentences, out, precision=task.options["precision"])
+    return {"documents": len(sentences), "report": report}
 
 
 def labelled_rows(path: Path) -> Iterator[dict[str, Any]]:

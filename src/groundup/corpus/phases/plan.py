@@ -202,17 +202,24 @@ def exam_index(
 
 
 def finish_tasks(
-    settings: CorpusSettings, filtered: Sequence[Done], verdicts: Done, exams: Sequence[Input]
+    settings: CorpusSettings, filtered: Sequence[Done], verdicts: Done, exams: Sequence[Input], names: Sequence[Input]
 ) -> list[Task]:
+    """`exams`: the index of their items; `names`: the files of a trained tagger. Each may be empty."""
+    personal = {
+        "types": list(settings.pii),
+        "private_ips": settings.pii_private_ips,
+        "names_language": settings.pii_names.language if settings.pii_names else None,
+        "audit_share": settings.pii_audit_share,
+    }
     tasks = []
     for number, one in enumerate(filtered):
         options = {
             "source": one.task.hints["source"],
             "near_threshold": settings.near_duplicate_threshold,
             "semantic_threshold": settings.semantic_threshold,
-            "pii": list(settings.pii),
+            "pii": personal,
         }
-        inputs = [verdicts.input(f"verdicts-{number:05d}.parquet"), *exams]
+        inputs = [verdicts.input(f"verdicts-{number:05d}.parquet"), *exams, *names]
         function = f"{_WRITE}:finish"
         task = _follow(one, "finish", function, "kept.parquet", one.stats["kept"], options=options, inputs=inputs)
         tasks.append(task)

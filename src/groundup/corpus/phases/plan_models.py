@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,13 @@ from groundup.corpus.sources import pieces
 from groundup.corpus.tasks import Done, Input, Task, make_task
 
 _MODELS = "groundup.corpus.phases.models"
-SAMPLED_SHARDS = 64  # that a classifier's bad examples come from
+SAMPLED_SHARDS = 64  # that a classifier's bad examples and ordinary texts come from
+_FILES = {  # of a model's folder
+    "classifier": ("classifier.json", "weights.npy"),
+    "perplexity": ("perplexity.json", "arrays.npz"),
+    "toxicity": ("model.json", "weights.npy"),
+    "names": ("names.json", "weights.npy"),
+}
 
 
 @dataclass
@@ -27,6 +33,7 @@ class Models:
     inputs: list[Input] = field(default_factory=list)
     classifier_threshold: float | None = None
     toxicity_thresholds: dict[str, float] = field(default_factory=dict)
+    names: list[Input] = field(default_factory=list)  # the files of the tagger, which scores nothing
 
 
 def train(settings: CorpusSettings, context: StageContext, extracted: Sequence[Done], runner: Runner) -> Models:
@@ -35,10 +42,9 @@ def train(settings: CorpusSettings, context: StageContext, extracted: Sequence[D
     cache, root = context.cache, runner.root
     if (wanted := settings.classifier) is not None:
         if wanted.model is not None:
-            _take(models, "classifier", Path(wanted.model), ("classifier.json", "weights.npy"))
+            _take(models, "classifier", Path(wanted.model))
         else:
             assert wanted.good is not None
-            sample = extracted[:: max(1, len(extracted) // SAMPLED_SHARDS)] if wanted.bad is None else ()
             options: dict[str, Any] = {
                 "good": _source(wanted.good),
                 "bad": _source(wanted.bad) if wanted.bad else None,
@@ -48,13 +54,13 @@ def train(settings: CorpusSettings, context: StageContext, extracted: Sequence[D
                 "keep_share": wanted.keep_share,
                 "languages": list(settings.languages),
             }
-            inputs = [one.input("text.parquet") for one in sample]
-            _trained(models, "classifier", options, inputs, runner, {"cache": str(cache)})
+            own = _sampled(extracted) if wanted.bad is None else []
+            _trained(models, "classifier", options, own, runner, {"cache": str(cache)})
         measured = read_json(root / models.folders["classifier"] / "classifier.json")["measured"]
         models.classifier_threshold = float(measured["threshold"])
     if (reference := settings.perplexity) is not None:
         if reference.model is not None:
-            _take(models, "perplexity", Path(reference.model), ("perplexity.json", "arrays.npz"))
+            _take(models, "perplexity", Path(reference.model))
         else:
             assert reference.reference is not None
             options = {
@@ -66,17 +72,37 @@ def train(settings: CorpusSettings, context: StageContext, extracted: Sequence[D
             _trained(models, "perplexity", options, (), runner, {"cache": str(cache)})
     if (labelled := settings.toxicity) is not None:
         if labelled.model is not None:
-            _take(models, "toxicity", Path(labelled.model), ("model.json", "weights.npy"))
+            _take(models, "toxicity", Path(labelled.model))
         else:
             assert labelled.rows is not None
-            options = {"rows": fingerprint_file(Path(labelled.rows)), "precision": labelled.precision}
-            _trained(models, "toxicity", options, (), runner, {"path": str(labelled.rows)})
+            options = {
+                "rows": fingerprint_file(Path(labelled.rows)),
+                "precision": labelled.precision,
+                "prevalence": labelled.prevalence,
+                "background": labelled.background,
+                "languages": list(settings.languages) if labelled.background else [],
+            }
+            own = _sampled(extracted) if labelled.background else []
+            _trained(models, "toxicity", options, own, runner, {"path": str(labelled.rows)})
         from groundup.corpus.quality.toxicity import load
 
         found = load(root / models.folders["toxicity"]).thresholds
         thresholds = {**found, **labelled.max_scores}
         models.toxicity_thresholds = {name: value for name, value in sorted(thresholds.items()) if value is not None}
+    if (tagger := settings.pii_names) is not None:
+        if tagger.model is not None:
+            models.names = _taken("names", Path(tagger.model))
+        else:
+            assert tagger.rows is not None
+            options = {"rows": fingerprint_file(Path(tagger.rows)), "precision": tagger.precision}
+            done = _train("names", options, (), runner, {"path": str(tagger.rows)})
+            models.names = [done.input(name) for name in sorted(done.outputs)]
     return models
+
+
+def _sampled(extracted: Sequence[Done]) -> list[Input]:
+    """The text shards that a sample of the corpus is taken from, all through the corpus."""
+    return [one.input("text.parquet") for one in extracted[:: max(1, len(extracted) // SAMPLED_SHARDS)]]
 
 
 def _source(source: Source) -> dict[str, Any]:
@@ -87,13 +113,25 @@ def _identity(source: Source, cache: Path) -> list[tuple[str, str]]:
     return [(piece.name, piece.identity) for piece in pieces(source, cache)]
 
 
-def _take(models: Models, kind: str, folder: Path, files: Sequence[str]) -> None:
+def _take(models: Models, kind: str, folder: Path) -> None:
     """A model that was trained before, as it lies."""
+    models.inputs += _taken(kind, folder)
+    models.folders[kind] = str(folder.absolute())
+
+
+def _taken(kind: str, folder: Path) -> list[Input]:
+    """The files of a model that was trained before. UserError where it is none."""
+    from groundup.corpus.pii.names import load_names
     from groundup.corpus.quality import classifier, perplexity, toxicity
 
-    {"classifier": classifier, "perplexity": perplexity, "toxicity": toxicity}[kind].load(folder)  # type: ignore[attr-defined]
-    models.folders[kind] = str(folder.absolute())
-    models.inputs += [(str((folder / name).absolute()), fingerprint_file(folder / name)) for name in files]
+    loads: dict[str, Callable[[Path], object]] = {
+        "classifier": classifier.load,
+        "perplexity": perplexity.load,
+        "toxicity": toxicity.load,
+        "names": load_names,
+    }
+    loads[kind](folder)
+    return [(str((folder / name).absolute()), fingerprint_file(folder / name)) for name in _FILES[kind]]
 
 
 def _trained(
@@ -104,6 +142,14 @@ def _trained(
     runner: Runner,
     hints: Mapping[str, Any],
 ) -> None:
+    done = _train(kind, options, inputs, runner, hints)
+    models.folders[kind] = f"{done.task.step}/{done.task.folder.name}"
+    models.inputs += [done.input(name) for name in sorted(done.outputs)]
+
+
+def _train(
+    kind: str, options: Mapping[str, Any], inputs: Sequence[Input], runner: Runner, hints: Mapping[str, Any]
+) -> Done:
     task = make_task(
         "train",
         kind,
@@ -115,9 +161,7 @@ def _trained(
         bytes=1,
         hints=hints,
     )
-    (done,) = runner.phase(f"training the {kind} model", [task])
-    models.folders[kind] = f"{done.task.step}/{done.task.folder.name}"
-    models.inputs += [done.input(name) for name in sorted(done.outputs)]
+    return runner.phase(f"training the {kind} model", [task])[0]
 
 
 def score_tasks(settings: CorpusSettings, extracted: Sequence[Done], models: Models) -> list[Task]:

@@ -27,8 +27,9 @@ from groundup.corpus.document import Document, Drop, drop
 from groundup.corpus.exams.index import ExamIndex, ExamItem, add_hits
 from groundup.corpus.guard import Technical
 from groundup.corpus.phases.documents import KILLED, numbered_rows
+from groundup.corpus.phases.personal import Scrubber, scrubber_of
 from groundup.corpus.phases.select import BEYOND, LIGHT, TRAINING
-from groundup.corpus.pii import scrub
+from groundup.corpus.pii.audit import write_audit
 from groundup.corpus.report.funnel import new_source_funnel, source_funnel_to_json
 from groundup.corpus.report.stats import SourceStats
 from groundup.corpus.shards import (
@@ -44,8 +45,6 @@ from groundup.corpus.shards import (
 )
 from groundup.corpus.tasks import Task
 
-# Numbers in code are seldom anybody's telephone: what has an anchor or a check digit is looked for, the rest is not.
-PII_IN_CODE = frozenset(("email", "ip", "iban", "card", "secret"))
 BEYOND_LIMIT = "beyond max_bytes"
 LEAST_GROUP_BYTES = 500_000  # a row group of a part among many
 
@@ -68,11 +67,12 @@ _WHAT = {
 
 def finish(task: Task, out: Path) -> dict[str, Any]:
     """One filtered shard through everything that looks at other documents, or changes the text for good."""
-    kept, verdicts_file, *indexes = task.paths()
+    kept, verdicts_file, *others = task.paths()
     verdicts: dict[int, list[dict[str, Any]]] = {}
     for row in read_rows(verdicts_file):
         verdicts.setdefault(row["row"], []).append(row)
-    index = _exam_index(indexes[0]) if indexes else None
+    index = next((_exam_index(path) for path in others if path.name == "index.npz"), None)
+    scrubber = scrubber_of(task.options["pii"], others)
     found: dict[str, Any] = {}  # exam -> item -> where it was found
     funnel, stats, technical = new_source_funnel(), SourceStats(), Technical()
     result: Document | Drop
@@ -91,7 +91,7 @@ def finish(task: Task, out: Path) -> dict[str, Any]:
                 technical.add(KILLED, document.url or document.id)
                 result, trail = drop(document, "exact duplicates", KILLED, document.url or document.id), []
             else:
-                result, trail = _finish_one(document, about, index, task, stats, found)
+                result, trail = _finish_one(document, about, index, scrubber, task, stats, found)
             for step, into, left in trail:
                 funnel[step].keep(into, left)
             if isinstance(result, Drop):
@@ -110,6 +110,8 @@ def finish(task: Task, out: Path) -> dict[str, Any]:
         funnel["near duplicates"].notes["spans cut"] = cut[0]
     write_json(out / "observed.json", stats.as_json())
     write_json(out / "hits.json", found)
+    if task.options["pii"]["audit_share"]:
+        write_audit(out / "audit.jsonl", scrubber.audit)
     return {
         "documents": funnel["exact duplicates"].into.documents,
         "bytes_in": before,
@@ -127,6 +129,7 @@ def _finish_one(
     document: Document,
     about: list[dict[str, Any]],
     index: ExamIndex | None,
+    scrubber: Scrubber,
     task: Task,
     stats: SourceStats,
     found: dict[str, Any],
@@ -157,13 +160,8 @@ def _finish_one(
         stats.add("exams", worst.exam, 1, document.bytes)
         return drop(document, "decontaminate", worst.reason, worst.excerpt, value=worst.score), trail
     trail.append(("decontaminate", document.bytes, document.bytes))
-    types = [one for one in task.options["pii"] if document.media != "code" or one in PII_IN_CODE]
-    text, placeholders = scrub(document.text, types)
     before = document.bytes
-    if placeholders:
-        document = replace(document, text=text)
-        for name, number in placeholders.items():
-            stats.add("personal data", name, number)
+    document = scrubber.scrub(document, stats)
     trail.append(("personal data", before, document.bytes))
     return document, trail
 

@@ -16,6 +16,9 @@ from typing import Any
 from groundup.corpus.pii.search import Found
 from groundup.errors import UserError
 
+# Of a corpus folder. `private` is no output of the stage (artifacts.NOT_OUTPUT): nothing that reads a corpus sees it.
+AUDIT = Path("private/pii-audit.jsonl")
+
 
 def is_sampled(id: str, share: float) -> bool:
     """Whether a document of this id belongs to a sample of this share (0..1) of all documents."""
@@ -71,3 +74,12 @@ def write_audit(path: Path, rows: Iterable[Mapping[str, Any]]) -> int:
 
 def read_audit(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def audit_of(corpus: Path, id: str) -> dict[str, Any] | None:
+    """What was replaced in a document of a corpus folder; None where it is not in the sample or may not be read."""
+    try:
+        with open(corpus / AUDIT, encoding="utf-8") as file:
+            return next((row for row in map(json.loads, file) if row["id"] == id), None)
+    except (OSError, ValueError):
+        return None

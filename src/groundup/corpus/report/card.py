@@ -291,7 +291,11 @@ def _safety(stats: Any, funnel: Any, settings: Mapping[str, Any]) -> str:
     toxicity = (
         "Toxic text was dropped by a trained model." if settings.get("toxicity") else "Toxicity was not looked at."
     )
-    return f"Looked for: {looked_for}; what was found was replaced by its type. {toxicity}\n\n" + (
+    found = (
+        "what was found was replaced by its type. What stood there is no part of this data set: where its makers kept "
+        "a sample of it to check by (`private/`), that is personal data and must not be uploaded or shared."
+    )
+    return f"Looked for: {looked_for}; {found} {toxicity}\n\n" + (
         _table(["what", "type", "found", "per MB of text"], rows) or "Nothing was found."
     )
 

@@ -104,7 +104,7 @@ def trial(
     settings: CorpusSettings, samples: Mapping[str, Sequence[Document]], root: Path, *, seed: int, cache: Path
 ) -> list[Tried]:
     """Every document of the samples through the steps, in an empty folder `root`. Raises what the steps raise."""
-    settings = settings.model_copy(update={"workers": 0, **dict.fromkeys(to_be_trained(settings))})
+    settings = _without_models(settings).model_copy(update={"workers": 0, "pii_audit_share": 0.0})
     console = Console(quiet=True)
     runner = Runner(in_this_process, root, console, 1.0)
     context = StageContext("trial", root, {}, seed, cache, console, StopRequest(), root)
@@ -122,7 +122,7 @@ def trial(
     keys = runner.phase("keys", plan.keys_tasks(settings, filtered))
     verdicts = plan_match.match(settings, filtered, keys, runner)
     exams = plan.exam_index(settings, context, runner, [])
-    finished = runner.phase("finish", plan.finish_tasks(settings, filtered, verdicts, exams))
+    finished = runner.phase("finish", plan.finish_tasks(settings, filtered, verdicts, exams, models.names))
     scores = [dict(row) for _, row in _rows(scored, "scores.parquet")]
     for number, (source, row) in enumerate(_rows(extracted, "text.parquet")):
         _measured(found[source, row["id"]], row, scores[number] if scores else {}, filtered[0].task.options)
@@ -138,8 +138,15 @@ def trial(
 
 def to_be_trained(settings: CorpusSettings) -> list[str]:
     """The models that a build would train before it judges anything, by the name of their setting."""
-    named = {name: getattr(settings, name) for name in ("classifier", "perplexity", "toxicity")}
+    named = {name: getattr(settings, name) for name in ("classifier", "perplexity", "toxicity", "pii_names")}
     return [name for name, wanted in named.items() if wanted is not None and wanted.model is None]
+
+
+def _without_models(settings: CorpusSettings) -> CorpusSettings:
+    """The settings without the models that are still to be trained, and what only they can find."""
+    absent = to_be_trained(settings)
+    types = [one for one in settings.pii if one != "name" or "pii_names" not in absent]
+    return settings.model_copy(update={**dict.fromkeys(absent), "pii": tuple(types)})
 
 
 def _as_read(root: Path, source: str, documents: Sequence[Document]) -> Done:

@@ -10,6 +10,7 @@ import re
 import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -17,12 +18,16 @@ from typing import Any
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from groundup.artifacts import read_json
 from groundup.corpus.document import Document, Drop
+from groundup.corpus.pii.audit import audit_of
 from groundup.corpus.report.funnel import STEPS
-from groundup.corpus.report.trial import Tried, trial
+from groundup.corpus.report.stats import Check
+from groundup.corpus.report.trial import Tried, to_be_trained, trial
 from groundup.corpus.settings import CorpusSettings
 from groundup.corpus.shards import document_of
 from groundup.corpus.sources import pieces, read_piece
+from groundup.corpus.tasks import SIDECAR
 from groundup.errors import UserError
 from groundup.packages import PackageUnreachableError
 
@@ -44,9 +49,11 @@ def why(
     where, row = _find(folder, wanted)
     source = _SHARD.sub("", row.get("source") or row["file"])
     corpus = CorpusSettings(**settings) if settings else None
-    other = _other(folder, row) if where == "dropped" else {}
-    tried, note = _tried(corpus, source, str(row["id"]), row, where, cache) if read_source and corpus else (None, "")
     dropped = where == "dropped"
+    other = _other(folder, row) if dropped else {}
+    corpus = _with_trained(corpus, folder) if corpus else None
+    tried, note = _tried(corpus, source, str(row["id"]), row, where, cache) if read_source and corpus else (None, "")
+    audit = None if dropped else audit_of(folder, str(row["id"]))
     text = row.get("text") or (tried.text if tried else "") or row.get("excerpt") or ""
     return {
         "id": row["id"],
@@ -60,12 +67,13 @@ def why(
         "value": row.get("value"),
         "threshold": row.get("threshold"),
         "steps": _steps(row, where),
-        "checks": tried.checks if tried else [],
+        "checks": _checks(folder, tried.checks if tried else [], row if dropped else {}),
         "signals": tried.signals if tried else {},
         "language": tried.language if tried else row.get("language", ""),
         "language_score": tried.language_score if tried else None,
         "measured_on": note,
         "other": other,
+        "replaced": audit["replaced"] if audit else None,  # where the document is in the audit's sample
         "text": text,
     }
 
@@ -172,6 +180,37 @@ def _steps(row: Mapping[str, Any], where: str) -> list[dict[str, str]]:
     if where == "dropped":
         return [*steps, {"step": str(row["step"]), "what": _verdict(row, where)}]
     return [*steps, {"step": "select", "what": FOLDERS[where]}]
+
+
+def _checks(folder: Path, checks: list[dict[str, Any]], row: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The questions; with the one that the document was dropped for where it cannot be asked again (no model, no text).
+
+    What that question looks at, stats.json tells: it has every rule with its threshold.
+    """
+    value, threshold, reason = row.get("value"), row.get("threshold"), str(row.get("reason"))
+    if value is None or threshold is None or any(one["rule"] == reason and one["fails"] for one in checks):
+        return checks
+    stats = folder / "stats.json"
+    rules = read_json(stats)["total"]["rules"].values() if stats.is_file() else ()
+    rule = next((one for one in rules if (one["rule"], one["threshold"]) == (reason, threshold)), None)
+    if rule is None:  # no question of a threshold that all documents are asked
+        return checks
+    asked = Check(reason, rule["signal"], value, threshold, rule["is_least"], rule["step"])
+    others = [one for one in checks if (one["rule"], one["signal"]) != (reason, rule["signal"])]
+    return [*others, {**asdict(asked), "fails": asked.fails}]
+
+
+def _with_trained(settings: CorpusSettings, folder: Path) -> CorpusSettings:
+    """The settings with the models that the build trained, where its work folder (`keep_work`) still has them."""
+    trained: dict[str, list[Path]] = {}
+    for path in (folder.parent / ".shards" / folder.name / "train").glob(f"*/{SIDECAR}"):
+        trained.setdefault(str(read_json(path)["name"]), []).append(path.parent)
+    update = {}
+    for name in to_be_trained(settings):
+        found = trained.get(name.removeprefix("pii_"), [])
+        if len(found) == 1:  # of several it cannot be told which one was this build's
+            update[name] = getattr(settings, name).model_copy(update={"model": str(found[0])})
+    return settings.model_copy(update=update)
 
 
 def _tried(
