@@ -22,7 +22,7 @@ from groundup.corpus.source_settings import (  # noqa: F401 - what a recipe's au
     WikipediaSource,
 )
 from groundup.corpus.weights import check_weights, language_mistakes
-from groundup.recipe import FileRef, Mistakes, Presentation, Settings, StageSettings
+from groundup.recipe import FileRef, MistakesError, Presentation, Settings, StageSettings
 
 Share = Annotated[float, Field(ge=0, le=1)]
 PiiType = Literal["email", "phone", "ip", "iban", "card", "ssn", "national_id", "secret", "address", "name"]
@@ -348,5 +348,5 @@ class CorpusSettings(StageSettings):
             what = "mixture_tokens and mixture_bytes say the same in two units: use one of the two"
             found.append((("mixture_tokens",), what))
         if found:
-            raise Mistakes(found)
+            raise MistakesError(found)
         return self

@@ -18,6 +18,12 @@ sc scn sco sd sh si sk sl so sq sr su sv sw ta te tg th tk tl tr tt tyv ug uk ur
 xal xmf yi yo yue zh
 """.split()  # noqa: SIM905
 )  # what the detector tells apart (lid.176)
+_OTHER_WORDS = {  # what people write instead of a code -> the code
+    "english": "en", "eng": "en", "german": "de", "deu": "de", "ger": "de", "french": "fr", "fra": "fr", "fre": "fr",
+    "spanish": "es", "spa": "es", "italian": "it", "portuguese": "pt", "dutch": "nl", "polish": "pl", "russian": "ru",
+    "chinese": "zh", "cn": "zh", "japanese": "ja", "jp": "ja", "korean": "ko", "kr": "ko", "arabic": "ar",
+    "hindi": "hi", "turkish": "tr", "ukrainian": "uk", "cz": "cs", "gr": "el", "dk": "da", "se": "sv",
+}  # fmt: skip
 _CODE = re.compile(r"([a-z]{2,3})(?:[-_][a-z0-9_-]+)?")
 
 
@@ -30,6 +36,19 @@ def language_part(said: str) -> str:
 def is_language_part(name: str) -> bool:
     """Whether a part could have this name: a language's code, as the detector or a row may say it, or `other`."""
     return name == OTHER or language_part(name) == name
+
+
+def language_mistakes(languages: Sequence[str], sources: Mapping[str, SourceSettings]) -> list[str]:
+    """What is wrong with the languages to keep: a code that no document can have would drop them all."""
+    if any(getattr(one, "language_field", None) for one in sources.values()):
+        return []  # rows say their languages themselves, by whatever codes
+    found = []
+    for code in languages:
+        if code not in LANGUAGES:
+            meant = _OTHER_WORDS.get(code.lower()) or language_part(code)
+            hint = f"did you mean '{meant}'?" if meant in LANGUAGES else "codes are as `en`, `de`, `zh`"
+            found.append(f"languages: {code!r} is no code of a language that can be told: {hint}")
+    return found
 
 
 def check_weights(

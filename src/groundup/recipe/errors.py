@@ -15,6 +15,7 @@ from pydantic import BaseModel, ValidationError
 
 from groundup.errors import Problem
 from groundup.recipe.file import KeyPath, RecipeFile, any_of, did_you_mean, nearest, one_of, value_at
+from groundup.recipe.settings import MistakesError
 
 # Keys as LLaMA-Factory, TRL, litgpt, torchtune and others spell them -> as they are spelled here
 OTHER_SPELLINGS = {
@@ -75,7 +76,8 @@ def settings_problems(
 ) -> list[Problem]:
     """Every error of one stage as a Problem; `prefix` is where the stage's mapping lies in the file."""
     found = [_Located.of(dict(detail), data) for detail in error.errors(include_url=False, include_context=True)]
-    return [_problem(group, model, data, prefix, file) for group in _one_group_for_each_union(found)]
+    groups = _one_group_for_each_union(found)
+    return [problem for group in groups for problem in _problems(group, model, data, prefix, file)]
 
 
 class _Located:
@@ -124,6 +126,19 @@ def _one_group_for_each_union(found: list[_Located]) -> Iterator[list[_Located]]
                     yield [error]
         else:
             yield errors
+
+
+def _problems(
+    group: list[_Located], model: type[BaseModel], data: Any, prefix: KeyPath, file: RecipeFile
+) -> Iterator[Problem]:
+    found = group[0].detail.get("ctx", {}).get("error")
+    if not isinstance(found, MistakesError):
+        yield _problem(group, model, data, prefix, file)
+        return
+    for keys, what in found.found:
+        path = (*group[0].path, *keys)
+        text = what if keys and what.startswith(keys[-1]) else f"{_dotted(path)}: {what}"
+        yield Problem(text, file.where((*prefix, *path), of_key=True))
 
 
 def _problem(group: list[_Located], model: type[BaseModel], data: Any, prefix: KeyPath, file: RecipeFile) -> Problem:

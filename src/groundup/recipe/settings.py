@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -21,6 +22,14 @@ class StageSettings(Settings):
     """What this stage does: corpus, tokenizer, tokens, pretrain, sft, reward, dpo, ppo, pairs, evaluate, gate."""
     seed: int | None = None
     """Seed of this stage alone. Without it, the recipe's seed."""
+
+
+class MistakesError(ValueError):
+    """What a validator of a whole stage found wrong, all at once: each with the keys that lead to it."""
+
+    def __init__(self, found: Sequence[tuple[tuple[str, ...], str]]) -> None:
+        super().__init__("; ".join(what for _, what in found))
+        self.found = tuple(found)
 
 
 @dataclass(frozen=True)

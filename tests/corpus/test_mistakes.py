@@ -1,0 +1,71 @@
+"""What a wrong corpus recipe is told: every mistake at once, each at its own line, before anything is read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from groundup.corpus.weights import LANGUAGES
+from groundup.errors import UserError
+from groundup.recipe import load_recipe
+
+
+@pytest.fixture(autouse=True)
+def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("notes.txt").write_text("A note.")
+
+
+def told(text: str) -> list[str]:
+    """`line: what is wrong` of every problem that the recipe has."""
+    Path("recipe.yaml").write_text(text)
+    with pytest.raises(UserError) as error:
+        load_recipe("recipe.yaml", [])
+    return [f"{problem.where.split(':')[1]}: {problem.what}" for problem in error.value.problems]
+
+
+def test_what_does_not_fit_together_is_told_all_at_once_each_at_its_line() -> None:
+    assert told("""\
+stage: corpus
+sources:
+  my notes: {type: text, path: notes.txt}
+mixture: {zz: 1}
+mixture_temperature: 2
+duplicate_spans: 50
+duplicate_paragraphs: true
+mixture_tokens: 4
+mixture_bytes: 4
+""") == [
+        "3: sources.my notes: source name 'my notes': use letters, digits, '_', '-' and '.', as it names files",
+        "4: mixture names 'zz', which is not a source or a group; there are: my notes",
+        "5: mixture_temperature evens out sizes, mixture gives weights: use one of the two",
+        "6: duplicate_spans cuts repeated paragraphs too: leave out duplicate_paragraphs",
+        "8: mixture_tokens and mixture_bytes say the same in two units: use one of the two",
+    ]
+
+
+def test_a_language_that_no_document_can_have_is_told_before_all_are_dropped() -> None:
+    """`languages: [english]` would read everything and keep nothing."""
+    text = "stage: corpus\nsources: {notes: {type: text, path: notes.txt}}\nlanguages: [english, EN, de, xx]\n"
+    assert told(text) == [
+        "3: languages: 'english' is no code of a language that can be told: did you mean 'en'?",
+        "3: languages: 'EN' is no code of a language that can be told: did you mean 'en'?",
+        "3: languages: 'xx' is no code of a language that can be told: codes are as `en`, `de`, `zh`",
+    ]
+
+
+def test_rows_that_say_their_language_may_say_it_by_any_code() -> None:
+    Path("rows.jsonl").write_text('{"text": "Something.", "lang": "x-klingon"}\n')
+    Path("recipe.yaml").write_text(
+        "stage: corpus\nsources: {rows: {type: jsonl, path: rows.jsonl, language_field: lang}}\n"
+        "languages: [x-klingon]\n"
+    )
+    assert load_recipe("recipe.yaml", []).stages
+
+
+def test_the_known_codes_are_those_of_the_model() -> None:
+    from groundup.corpus.quality.language import _model
+
+    labels, _ = _model().predict("any text", k=1000, threshold=-1)
+    assert {label.removeprefix("__label__") for label in labels} == LANGUAGES
