@@ -197,3 +197,25 @@ def test_the_fake_gpu_notices_what_was_not_sent(on_a_fake_gpu: dict[str, dict[st
 
 def test_every_scenario_is_looked_at(on_a_fake_gpu: dict[str, dict[str, Any]]) -> None:
     assert set(on_a_fake_gpu) == {*STEPS, "forgotten"}
+
+
+WARM = """
+import re, psutil, torch
+from groundup.train.precision import keep_memory_warm
+before = psutil.Process().memory_info().rss
+assert keep_memory_warm()
+grown = psutil.Process().memory_info().rss - before
+x = torch.ones(64 * 2**18)  # 64 MiB
+heap = open("/proc/self/smaps").read()
+huge = sum(int(size) for size in re.findall(r"AnonHugePages: +([0-9]+) kB", heap)) * 1024
+print(grown, huge)
+"""
+
+
+def test_tensors_lie_on_huge_pages_where_linux_gives_them_and_nothing_is_taken_before() -> None:
+    setting = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+    if not setting.is_file() or "[never]" in setting.read_text():
+        pytest.skip("this system gives no huge pages")
+    grown, huge = map(int, subprocess.check_output([sys.executable, "-c", WARM]).split())
+    assert grown < 32 * 2**20, "addresses were reserved, not memory"
+    assert huge >= 32 * 2**20
