@@ -69,3 +69,29 @@ def test_the_known_codes_are_those_of_the_model() -> None:
 
     labels, _ = _model().predict("any text", k=1000, threshold=-1)
     assert {label.removeprefix("__label__") for label in labels} == LANGUAGES
+
+
+def test_paths_may_start_beside_the_recipe_as_the_manual_says(tmp_path: Path) -> None:
+    """A recipe and its data in one folder work from every folder, and make the same files."""
+    from groundup.cli import app
+
+    place = tmp_path / "elsewhere"
+    place.mkdir()
+    words = "The sheep of this valley are counted in spring, and the shepherd who owns them is paid for each of them. "
+    (place / "rows.jsonl").write_text(
+        "".join(f'{{"text": "{words * 3}This is farm {number}."}}\n' for number in range(3))
+    )
+    (place / "exam.txt").write_text("What is the answer to the first of all the questions?\n")
+    recipe = (
+        "name: valley\nstages:\n  corpus:\n    stage: corpus\n    workers: 0\n    near_duplicate_threshold: null\n    quality: null\n"
+        "    sources: {rows: {type: jsonl, path: rows.jsonl}}\n    decontaminate: [{path: exam.txt}]\n"
+    )
+    (place / "mine.yaml").write_text(recipe)
+    assert app._main(["check", "elsewhere/mine.yaml"]) == 0
+    assert app._main(["data", "preview", "elsewhere/mine.yaml"]) == 0
+    assert app._main(["run", "elsewhere/mine.yaml", "--quiet"]) == 0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(place)
+        assert app._main(["run", "mine.yaml", "--quiet"]) == 0
+    for name in ("sources.json", "README.md", "documents/rows-00000.parquet"):
+        assert (Path("runs/valley/corpus") / name).read_bytes() == (place / "runs/valley/corpus" / name).read_bytes()

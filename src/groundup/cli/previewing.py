@@ -15,7 +15,7 @@ from groundup.cli.verbs import print_json
 from groundup.console import byte_text, table
 from groundup.errors import EXIT_FAILED, Problem, UserError
 from groundup.packages import PackageUnreachableError
-from groundup.recipe import load_recipe, one_of
+from groundup.recipe import load_recipe, one_of, with_found_paths
 from groundup.runs import cache_folder
 
 EXCERPT = 280
@@ -43,7 +43,7 @@ def preview(
     if (stage_name is None and len(stages) > 1) or (stage_name is not None and stage_name not in stages):
         raise UserError("which corpus?", where=recipe_name, fix=f"add --stage; {one_of('corpora', stages)}")
     stage = stages[stage_name or next(iter(stages))]
-    settings: Any = stage.settings
+    settings: Any = with_found_paths(stage.settings, {one.value: one.path for one in stage.references if one.path})
     if absent := [name for name in only if name not in settings.sources]:
         raise UserError(f"no source is called '{absent[0]}'", fix=one_of("sources", settings.sources))
     samples: dict[str, Sample] = {}

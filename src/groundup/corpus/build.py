@@ -54,6 +54,7 @@ from groundup.corpus.sources import Piece, pieces
 from groundup.corpus.tasks import Done, remove_scratch
 from groundup.errors import EXIT_FAILED, Problem, UserError
 from groundup.packages import PackageUnreachableError, fetch_package, is_package, split_spec
+from groundup.recipe import with_found_paths
 
 
 @dataclass
@@ -80,6 +81,7 @@ class Build:
 def run(settings: CorpusSettings, context: StageContext) -> StageResult:
     """Build the corpus in `context.folder`. UserError where a source gives nothing, naming every such source."""
     started = time.monotonic()
+    settings = with_found_paths(settings, context.inputs)
     root = work_folder(context)
     root.mkdir(parents=True, exist_ok=True)
     remove_scratch(root)
@@ -337,7 +339,8 @@ def _source_record(build: Build, name: str, kept: Count) -> dict[str, Any]:
         parts = {part: _size(build.of("write", name), "documents", part) for part in _parts(build)}
         record["parts"] = {part: count.as_dict() for part, count in parts.items() if count.documents}
     if isinstance(source, PathSource):
-        record["path"] = source.path
+        found = {str(path): value for value, path in build.context.inputs.items()}
+        record["path"] = found.get(source.path, source.path)  # as written: the same wherever the recipe lies
         if is_package(source.path):
             package, _ = split_spec(source.path)
             fields = ("name", "version", "sha256", "license")

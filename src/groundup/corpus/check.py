@@ -13,7 +13,7 @@ from groundup.corpus.sources.files import local_files
 from groundup.corpus.sources.remote import file_system, is_remote
 from groundup.errors import Problem, UserError
 from groundup.packages import Package, is_package, split_spec
-from groundup.recipe import CheckReport
+from groundup.recipe import CheckReport, with_found_paths
 
 DOWNLOAD_BYTES_PER_SECOND = 10e6
 _PACKAGE_BYTES = {
@@ -26,6 +26,7 @@ _PACKAGE_BYTES = {
 
 def check(settings: CorpusSettings, context: StageContext) -> CheckReport:
     """Problems of every source and exam at once; facts: download_bytes, and what rates.py foretells of the build."""
+    settings = with_found_paths(settings, context.inputs)
     problems: list[Problem] = []
     packages: dict[str, Package] = {}
     parts: list[tuple[str, float, float | None]] = []

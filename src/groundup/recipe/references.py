@@ -9,13 +9,15 @@ import types
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Union, get_args, get_origin
+from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel
 
 from groundup.errors import Problem
-from groundup.recipe.file import KeyPath, RecipeFile, any_of, did_you_mean, nearest, one_of
+from groundup.recipe.file import KeyPath, RecipeFile, any_of, did_you_mean, nearest, one_of, value_at
 from groundup.recipe.settings import MayChange, Presentation, Reads
+
+S = TypeVar("S", bound=BaseModel)
 
 LEFT_TO_THE_STAGE = re.compile(r"package:|[A-Za-z][A-Za-z0-9+.-]*://")  # packages, and addresses of any kind
 
@@ -102,6 +104,18 @@ def marked_values(settings: BaseModel) -> Iterator[tuple[KeyPath, str, Reads]]:
         annotation = Annotated[info.annotation, *info.metadata] if info.metadata else info.annotation
         for path, value, reads in _marked(annotation, getattr(settings, name)):
             yield (name, *path), value, reads
+
+
+def with_found_paths(settings: S, found: Mapping[str, Path]) -> S:
+    """The settings with each path as it was found: a recipe's paths may start beside the recipe (see `local_path`)."""
+    data = settings.model_dump()
+    is_other = False
+    for keys, value, _ in marked_values(settings):
+        if value in found and str(found[value]) != value:
+            *outer, last = keys
+            value_at(data, tuple(outer))[last] = str(found[value])
+            is_other = True
+    return type(settings).model_validate(data) if is_other else settings
 
 
 def marked_in_data(model: type[BaseModel], data: Mapping[str, Any]) -> Iterator[tuple[KeyPath, str, Reads]]:
