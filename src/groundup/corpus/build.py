@@ -225,7 +225,7 @@ def _assemble(build: Build) -> StageResult:
     write_json(folder / "stats.json", _stats(build))
     write_json(folder / "mixture.json", mixture_of(settings, sizes))
     write_json(folder / "sources.json", [_source_record(build, name, kept[name]) for name in settings.sources])
-    write_json(folder / "exams.json", build.exams)
+    write_json(folder / "exams.json", [exam | {"name": _as_written(build, exam["name"])} for exam in build.exams])
     if settings.decontaminate:
         nothing: dict[str, Any] = {}
         found = (read_json(done.path("hits.json")) for done in build.done["finish"])
@@ -317,6 +317,11 @@ def _stats(build: Build) -> dict[str, Any]:
     return stats_report(sources, clusters, example_pairs(build.context.folder))
 
 
+def _as_written(build: Build, path: str) -> str:
+    """A path as the recipe has it, so that the corpus is the same wherever the recipe lies."""
+    return {str(found): value for value, found in build.context.inputs.items()}.get(path, path)
+
+
 def _source_record(build: Build, name: str, kept: Count) -> dict[str, Any]:
     source = build.settings.sources[name]
     licenses: Counter[str] = Counter()
@@ -339,8 +344,7 @@ def _source_record(build: Build, name: str, kept: Count) -> dict[str, Any]:
         parts = {part: _size(build.of("write", name), "documents", part) for part in _parts(build)}
         record["parts"] = {part: count.as_dict() for part, count in parts.items() if count.documents}
     if isinstance(source, PathSource):
-        found = {str(path): value for value, path in build.context.inputs.items()}
-        record["path"] = found.get(source.path, source.path)  # as written: the same wherever the recipe lies
+        record["path"] = _as_written(build, source.path)
         if is_package(source.path):
             package, _ = split_spec(source.path)
             fields = ("name", "version", "sha256", "license")
