@@ -41,8 +41,12 @@ class UserError(Exception):
         super().__init__("\n".join(str(problem) for problem in self.problems))
 
 
-class Stopped(Exception):  # noqa: N818 - it is not an error
-    """The run was asked to stop (SIGTERM, Ctrl-C, a limit) and everything worth keeping is on disk."""
+class Stopped(BaseException):
+    """The run was asked to stop (SIGTERM, Ctrl-C, a limit) and everything worth keeping is on disk.
+
+    As KeyboardInterrupt no Exception: whatever is under way when the signal comes, an extractor of which any failure is
+    a document's, a library that tries again, must not take it for a failure of its own.
+    """
 
     def __init__(self, why: str, exit_code: int = EXIT_STOPPED) -> None:
         self.exit_code = exit_code

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 HARD_FACTOR = 3  # code in C that never comes back to Python is ended, with its process, after so many limits
+HANG_SECONDS = 900.0  # of CPU time, all threads together: far beyond what any step needs for a document
+
+T = TypeVar("T")
 
 
 class TooSlow(BaseException):
@@ -32,8 +35,24 @@ def time_limit(seconds: float, *, may_kill: bool) -> Iterator[None]:
     try:
         yield
     finally:
+        if may_kill:  # first: where the other one goes off in these very lines, this one must not be left running
+            signal.setitimer(signal.ITIMER_PROF, 0)
         if is_main:
             signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+
+
+def watched(documents: Iterable[T], *, may_kill: bool) -> Iterator[T]:
+    """The same documents; a process that is at one of them for HANG_SECONDS of CPU time is ended by the kernel.
+
+    For steps without a limit of their own: what hangs there (a regular expression on a hostile page) would hang for
+    ever. The shard is then taken apart until the document is found.
+    """
+    try:
+        for document in documents:
+            if may_kill:
+                signal.setitimer(signal.ITIMER_PROF, HANG_SECONDS)
+            yield document
+    finally:
         if may_kill:
             signal.setitimer(signal.ITIMER_PROF, 0)
 

@@ -38,6 +38,9 @@ class Runner:
     def phase(self, what: str, tasks: Sequence[Task]) -> list[Done]:
         """All tasks done, in their order. UserError where one cannot be, or too much of one shard got lost."""
         results: list[Done | None] = [done_or_none(task) for task in tasks]
+        for done in results:
+            if done is not None:
+                self._look_at(done)  # `max_technical_share` may be another one today
         left = [place for place, done in enumerate(results) if done is None]
         skipped = len(tasks) - len(left)
         if skipped and left:
@@ -121,7 +124,11 @@ class Runner:
                     (ranges if half[1] - half[0] > 1 else suspects).append(half)
             # A lone document is asked twice: its first process may have been ended by somebody else.
             again = [replace(task, only=suspect) for suspect in suspects]
-            killers += [suspects[number][0] for number, outcome in self.run(again) if isinstance(outcome, Failure)]
+            for number, outcome in self.run(again):
+                if isinstance(outcome, Failure):
+                    if outcome.kind == "error":  # a full disk is no document's fault
+                        raise_failure(task, outcome)
+                    killers.append(suspects[number][0])
             for trial in trials:
                 shutil.rmtree(trial.folder, ignore_errors=True)
         return sorted(killers)
@@ -165,9 +172,12 @@ class Runner:
 def without_unused(root: Path, finished: Sequence[Done]) -> None:
     """Remove the tasks of other settings and inputs, which this build did not ask for."""
     used = {done.task.folder for done in finished}
-    for folder in root.glob("*/*"):
-        if folder.is_dir() and folder not in used:
-            shutil.rmtree(folder, ignore_errors=True)
+    read = {path for done in finished for path in done.task.paths()}
+    for path in root.glob("*/*"):
+        if path.is_dir() and path not in used:
+            shutil.rmtree(path, ignore_errors=True)
+        elif path.is_file() and path not in read:  # plans
+            path.unlink(missing_ok=True)
 
 
 def timing_records(done: Sequence[Done]) -> list[Mapping[str, Any]]:

@@ -8,17 +8,19 @@ another name.
 
 from __future__ import annotations
 
-import contextlib
+import errno
 import importlib
 import importlib.metadata
 import importlib.util
 import os
 import resource
+import secrets
 import shutil
 import socket
 import time
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from functools import cache
 from hashlib import sha256
@@ -27,9 +29,10 @@ from typing import Any
 
 from groundup.artifacts import disk_error, fingerprint_file, fingerprint_of, read_json, sync_folder, write_json
 from groundup.corpus.reach import modules_reached
-from groundup.errors import Problem, UserError
+from groundup.errors import EXIT_FAILED, Problem, UserError
 
 SIDECAR = "task.json"
+BEGUN = ".begun"  # stands in a folder that a task writes into, until all is written
 Input = tuple[str, str]
 
 
@@ -157,16 +160,18 @@ def run_task(task: Task) -> dict[str, Any]:
     if (earlier := done_or_none(task)) is not None:
         return read_json(earlier.task.folder / SIDECAR)  # type: ignore[no-any-return]
     started, cpu = time.monotonic(), _cpu_seconds()
-    scratch = task.folder.with_name(f".{task.folder.name}.{socket.gethostname()}-{os.getpid()}.tmp")
+    # A name that no other attempt has: processes of different containers may share host name and number.
+    who = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
+    scratch = task.folder.with_name(f".{task.folder.name}.{who}.tmp")
     try:
-        shutil.rmtree(scratch, ignore_errors=True)
         scratch.mkdir(parents=True)
+        (scratch / BEGUN).touch()
         module, _, name = task.function.partition(":")
         stats = getattr(importlib.import_module(module), name)(task, scratch)
         outputs = {
             path.relative_to(scratch).as_posix(): {"sha256": fingerprint_file(path), "bytes": path.stat().st_size}
             for path in sorted(scratch.rglob("*"))
-            if path.is_file()
+            if path.is_file() and path.name != BEGUN
         }
         record = {
             "step": task.step,
@@ -182,12 +187,12 @@ def run_task(task: Task) -> dict[str, Any]:
             "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
         }
         write_json(scratch / SIDECAR, record)
-        if task.folder.exists():
-            if (earlier := done_or_none(task)) is not None:  # another attempt was quicker
+        _take_mark_off(scratch)
+        if not _put_in_place(scratch, task.folder):
+            if done_or_none(task) is not None:  # another attempt was quicker
                 return read_json(task.folder / SIDECAR)  # type: ignore[no-any-return]
             shutil.rmtree(task.folder)
-        with contextlib.suppress(FileExistsError):
-            scratch.rename(task.folder)
+            _put_in_place(scratch, task.folder)
         sync_folder(task.folder.parent)
     except OSError as error:
         raise disk_error(error, Path(error.filename or task.folder)) from error
@@ -196,17 +201,50 @@ def run_task(task: Task) -> dict[str, Any]:
     return record
 
 
+def _take_mark_off(scratch: Path) -> None:
+    """UserError where the folder is not the one that was begun: what was written before is missing in it."""
+    try:
+        (scratch / BEGUN).unlink()
+    except FileNotFoundError as error:
+        raise UserError(
+            "what a task had written was taken away while it worked",
+            where=str(scratch.parent),
+            fix="let one build at a time work in this folder",
+            exit_code=EXIT_FAILED,
+        ) from error
+
+
+def _put_in_place(scratch: Path, folder: Path) -> bool:
+    """Whether the finished folder got its name; else there is one already."""
+    try:
+        scratch.rename(folder)
+    except OSError as error:
+        if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
+            raise
+        return False
+    return True
+
+
 def _cpu_seconds() -> float:
     own = resource.getrusage(resource.RUSAGE_SELF)
     return own.ru_utime + own.ru_stime
 
 
 def remove_scratch(root: Path) -> None:
-    """What killed workers left half done."""
-    for path in root.glob("*/.*.tmp"):
-        shutil.rmtree(path, ignore_errors=True)
-    for path in root.glob("*/*.trial-*"):
-        shutil.rmtree(path, ignore_errors=True)
+    """What killed workers left half done.
+
+    One that is still at work (a job on another machine, a process that is slow to die) must not finish what is partly
+    gone: its folder is renamed first, at one stroke, and what it goes on to write has no mark (`BEGUN`).
+    """
+    for pattern in ("*/.*.tmp", "*/*.trial-*"):
+        for path in root.glob(pattern):
+            with suppress(OSError):
+                path.rename(path.with_name(f".{path.name}.{secrets.token_hex(4)}.gone"))
+    for path in root.glob("*/.*.gone"):
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
 
 
 # ---------------------------------------------------------------- as JSON, for workers that are other processes

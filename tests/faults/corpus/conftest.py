@@ -88,12 +88,15 @@ class Corpus:
     def log(self, name: str) -> Path:
         return self.root / f"{name}.log"
 
+    def log_text(self, name: str) -> str:
+        return self.log(name).read_text() if self.log(name).exists() else ""
+
     def said(self, name: str) -> str:
         return (self.root / f"{name}.said").read_text()
 
     def extracted(self, name: str) -> int:
         """How often a document was extracted, over all builds of that name."""
-        return len(self.log(name).read_text().splitlines()) if self.log(name).exists() else 0
+        return len(self.log_text(name).splitlines())
 
     def tasks(self, name: str) -> Counter[str]:
         """Finished tasks by step."""

@@ -6,6 +6,7 @@ import os
 import random
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -37,6 +38,19 @@ def test_everything_killed_at_random_moments_goes_on(corpus: Corpus) -> None:
     assert all(after[name] == stamp for name, stamp in finished.items()), "what was finished is not touched again"
     assert once <= corpus.extracted("killed") <= once + kills * WORKERS * PER_SHARD
     assert not list((corpus.root / "runs" / "killed" / ".shards").rglob("*.tmp"))
+
+
+def test_a_worker_that_hangs_in_c_ends_with_its_build(poisoned: Callable[..., Corpus]) -> None:
+    corpus = poisoned("POISON-HANG")
+    process = corpus.start("hanging", workers=1, document_seconds=600)
+    deadline = time.monotonic() + 60
+    while not (workers := workers_of(process)) or "0.jsonl:102" not in corpus.log_text("hanging"):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    time.sleep(0.3)
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate()
+    assert not psutil.wait_procs(workers, timeout=30)[1], "a worker outlives its build"
 
 
 def test_a_killed_build_leaves_no_worker_behind(corpus: Corpus) -> None:

@@ -27,6 +27,14 @@ def test_a_document_that_kills_its_process_is_named(poisoned: Callable[..., Corp
     assert corpus.build("one", workers=1, document_seconds=0.5) == first
 
 
+def test_a_document_on_which_a_later_step_hangs_is_named(poisoned: Callable[..., Corpus]) -> None:
+    corpus = poisoned("POISON-SCRUB")
+    corpus.build("built")
+    assert [(row["id"], row["reason"]) for row in corpus.drops("built")] == [(POISONED, KILLED)]
+    assert "finish of rows 00000.00007: its process was killed by SIGPROF" in corpus.said("built")
+    assert len(corpus.documents("built")) == DOCUMENTS - 1
+
+
 @pytest.mark.slow
 def test_two_documents_of_one_shard_that_kill_are_both_found(poisoned: Callable[..., Corpus]) -> None:
     corpus = poisoned("POISON-KILL", 2)
@@ -59,6 +67,7 @@ def test_a_technical_reason_above_two_percent_fails_loudly(poisoned: Callable[..
     assert "raise `max_technical_share` if it is the data" in said
     corpus.build("built", shard_bytes=200_000, max_technical_share=0.06)
     assert len(corpus.documents("built")) == DOCUMENTS - 12
+    assert "12 of 240 documents" in corpus.failing("built", shard_bytes=200_000), "also what was finished before"
 
 
 def test_below_the_share_or_the_number_it_goes_on(poisoned: Callable[..., Corpus]) -> None:

@@ -7,6 +7,7 @@ pool, concurrent.futures or multiprocessing, breaks as a whole or waits for ever
 from __future__ import annotations
 
 import json
+import os
 import selectors
 import signal
 import subprocess
@@ -50,11 +51,14 @@ class _Worker:
         if line.endswith("\n"):
             return outcome_from_json(json.loads(line))
         code = self.process.wait()
-        how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"left with exit code {code}"
-        return Failure("died", f"its process was {how}" if code < 0 else f"its process {how}")
+        if code >= 0:
+            return Failure("died", f"its process left with exit code {code}")
+        known = {one.value: one.name for one in signal.Signals}
+        return Failure("died", f"its process was killed by {known.get(-code, f'signal {-code}')}")
 
     def end(self) -> None:
-        self.process.kill()
+        if self.process.poll() is None:
+            os.killpg(self.process.pid, signal.SIGKILL)  # with what it has started itself: git, an unpacker
         self.process.wait()
         for pipe in (self.process.stdin, self.process.stdout):
             try:

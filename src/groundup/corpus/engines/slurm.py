@@ -38,8 +38,8 @@ LOOK_SECONDS, MOST_LOOK_SECONDS = 0.2, 5.0  # between two looks
 LATE_SECONDS = 10.0  # a file that a node wrote may be seen here so much later (NFS keeps folders for some seconds)
 SILENT_SECONDS = 900.0  # a controller that does not answer is being restarted; after so long it is not
 # Why a job that waits will wait for ever, in small letters: nothing but another submission helps.
-HOPELESS = """partitiontimelimit partitionnodelimit badconstraints invalidaccount invalidqos accountnotallowed qosnotallowed
-reservationdeleted launchfailed joblaunchfailure dependencyneversatisfied""".split()  # noqa: SIM905
+HOPELESS = """partitiontimelimit partitionnodelimit badconstraints invalidaccount invalidqos accountnotallowed
+qosnotallowed reservationdeleted launchfailed joblaunchfailure dependencyneversatisfied""".split()  # noqa: SIM905
 
 
 @contextmanager

@@ -26,7 +26,7 @@ from groundup.corpus.dedup.exact_groups import write_document_keys, write_paragr
 from groundup.corpus.dedup.near import Bands
 from groundup.corpus.dedup.near_groups import NearFiles, write_near_keys
 from groundup.corpus.document import Document, Drop, drop
-from groundup.corpus.guard import Technical, TooSlow, time_limit
+from groundup.corpus.guard import Technical, TooSlow, time_limit, watched
 from groundup.corpus.quality.rules import checks
 from groundup.corpus.quality.signals import cut_boilerplate, signals_of
 from groundup.corpus.report.funnel import new_source_funnel, source_funnel_to_json
@@ -44,12 +44,9 @@ KILLED = "it killed the process that looked at it"
 
 def numbered_rows(task: Task, path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """(row, content) of the shard's documents; of a trial only those it is about."""
-    first, last = task.only or (0, 1 << 62)
-    for number, row in enumerate(read_rows(path)):
-        if number >= last:
-            return
-        if number >= first:
-            yield number, row
+    first, last = task.only or (0, None)
+    rows = islice(enumerate(read_rows(path)), first, last)
+    return watched(rows, may_kill=bool(task.hints.get("may_kill")))
 
 
 # ---------------------------------------------------------------- A: read

@@ -121,7 +121,8 @@ def extract_tasks(settings: CorpusSettings, read: Sequence[Done], root: Path) ->
 
 def _follow(done: Done, step: str, function: str, file: str, documents: int, **more: Any) -> Task:
     """A task on one file that another has left."""
-    hints = {"source": done.task.hints["source"], "documents": documents}
+    about = done.task.hints
+    hints = {"source": about["source"], "documents": documents, "may_kill": about.get("may_kill", False)}
     inputs = [done.input(file), *more.pop("inputs", ())]
     size = int(done.stats["bytes_out"])
     root = Path(done.task.root)

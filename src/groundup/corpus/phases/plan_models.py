@@ -180,6 +180,7 @@ def score_tasks(settings: CorpusSettings, extracted: Sequence[Done], models: Mod
             hints={
                 "source": one.task.hints["source"],
                 "documents": one.stats["texts"],
+                "may_kill": one.task.hints.get("may_kill", False),
                 "models": dict(models.folders),
             },
         )

@@ -34,3 +34,16 @@ if os.environ.get("GROUNDUP_TEST_LOG"):
         return original(document, *rest)
 
     texts.raw_to_text = raw_to_text
+
+    # A step without a limit of its own: what it calls hangs in C on its word, and the kernel ends it soon.
+    from groundup.corpus import guard, pii
+
+    guard.HANG_SECONDS = 2.0
+    find = pii.find
+
+    def hanging(text: str, *rest: object, **more: object) -> object:
+        if "POISON-SCRUB" in text:
+            sum(range(1 << 60))
+        return find(text, *rest, **more)
+
+    pii.find = hanging
