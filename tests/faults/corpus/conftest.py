@@ -18,7 +18,11 @@ import psutil
 import pyarrow.parquet as pq
 import pytest
 
+import groundup
+
 HERE = Path(__file__).parent
+# The hooks, and the very groundup that is tested: another may be installed.
+PYTHONPATH = os.pathsep.join([str(HERE / "hooks"), str(Path(groundup.__file__).parents[1])])
 WORDS = """the of and to in is was for on that with be as are this have from or had by bridge river garden winter story
 letter teacher village market engine history science water mountain summer evening children window kitchen music paper
 """.split()  # noqa: SIM905
@@ -26,9 +30,10 @@ DOCUMENTS = 240
 SHARD_BYTES = 10_000  # about 14 documents
 
 
-def prose(seed: int) -> str:
+def prose(seed: int, more: str = "") -> str:
     rng = random.Random(seed)
-    sentences = [" ".join(rng.choice(WORDS) for _ in range(rng.randint(6, 14))).capitalize() for _ in range(13)]
+    words = [*WORDS, *more.split()]
+    sentences = [" ".join(rng.choice(words) for _ in range(rng.randint(6, 14))).capitalize() for _ in range(13)]
     return ". ".join(sentences) + "."
 
 
@@ -53,7 +58,7 @@ class Corpus:
         file = self.root / f"{name}.json"
         file.write_text(json.dumps(settings))
         environment = os.environ | {
-            "PYTHONPATH": str(HERE / "hooks"),
+            "PYTHONPATH": PYTHONPATH,
             "GROUNDUP_TEST_LOG": str(self.log(name)),
             "GROUNDUP_TEST_SLOW": str(self.slow),
             "OMP_NUM_THREADS": "1",

@@ -21,7 +21,7 @@ from groundup.corpus.phases.documents import KILLED
 from groundup.corpus.settings import CorpusSettings
 from groundup.errors import UserError
 
-from .conftest import DOCUMENTS, SHARD_BYTES, Corpus, kill_everything
+from .conftest import DOCUMENTS, PYTHONPATH, SHARD_BYTES, Corpus, kill_everything
 from .slurm_cluster import slurm_cluster, why_not
 
 POISONED = "0.jsonl:102"
@@ -156,9 +156,8 @@ def cluster(tmp_path: Path) -> Iterator[Any]:
     """A head node without CPUs and two nodes with one each, all on this machine."""
     from ray.cluster_utils import Cluster
 
-    hooks = Path(__file__).parent / "hooks"
     before = dict(os.environ)
-    os.environ |= {"PYTHONPATH": str(hooks), "GROUNDUP_TEST_LOG": str(tmp_path / "cluster.log"), "RAY_DEDUP_LOGS": "0"}
+    os.environ |= {"PYTHONPATH": PYTHONPATH, "GROUNDUP_TEST_LOG": str(tmp_path / "cluster.log"), "RAY_DEDUP_LOGS": "0"}
     sizes: dict[str, Any] = {"object_store_memory": 100_000_000, "include_dashboard": False}
     made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **sizes})
     made.nodes = [made.add_node(num_cpus=1, object_store_memory=100_000_000) for _ in range(2)]

@@ -23,13 +23,15 @@ from groundup.corpus.runner import Runner, without_unused
 from groundup.corpus.tasks import Done, Failure, Outcome, Task, attempt, done_or_none, make_task, run_task
 from groundup.errors import Stopped, UserError
 
-HOOKS = str(Path(__file__).parent / "hooks")
+from .conftest import HERE, PYTHONPATH
+
+HOOKS = str(HERE / "hooks")
 
 
 @pytest.fixture
 def task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Task:
     monkeypatch.syspath_prepend(HOOKS)
-    monkeypatch.setenv("PYTHONPATH", HOOKS)  # of worker processes
+    monkeypatch.setenv("PYTHONPATH", PYTHONPATH)  # of worker processes
     return make_task("step", "a shard", "fault_tasks:two_files", tmp_path / "work", code=["fault_tasks"])
 
 
