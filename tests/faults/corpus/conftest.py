@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -52,7 +52,10 @@ class Corpus:
             rows = ({"text": text} for text in texts[number::files])
             (folder / f"{number}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
-    def start(self, name: str, extra: Mapping[str, Any] | None = None, **changes: Any) -> subprocess.Popen[str]:
+    def start(
+        self, name: str, extra: Mapping[str, Any] | None = None, within: Sequence[str] = (), **changes: Any
+    ) -> subprocess.Popen[str]:
+        """A build in a process of its own; `within`: a command that runs it under limits."""
         sources = {"rows": {"type": "jsonl", "path": str(self.root / "source")}}
         settings = {"sources": sources, "shard_bytes": SHARD_BYTES, "workers": 2} | self.settings | changes
         file = self.root / f"{name}.json"
@@ -64,7 +67,7 @@ class Corpus:
             "OMP_NUM_THREADS": "1",
         }
         return subprocess.Popen(
-            [sys.executable, str(HERE / "build_once.py"), str(self.folder(name)), str(file)],
+            [*within, sys.executable, str(HERE / "build_once.py"), str(self.folder(name)), str(file)],
             start_new_session=True,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -72,9 +75,11 @@ class Corpus:
             env=environment | dict(extra or {}),
         )
 
-    def build(self, name: str, extra: Mapping[str, Any] | None = None, **changes: Any) -> str:
+    def build(
+        self, name: str, extra: Mapping[str, Any] | None = None, within: Sequence[str] = (), **changes: Any
+    ) -> str:
         """A build to its end: the digest of what it wrote."""
-        process = self.start(name, extra, **changes)
+        process = self.start(name, extra, within, **changes)
         out, said = process.communicate(timeout=600)
         (self.root / f"{name}.said").write_text(said)
         assert process.returncode == 0, said

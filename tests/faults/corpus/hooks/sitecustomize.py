@@ -24,6 +24,9 @@ if os.environ.get("GROUNDUP_TEST_LOG"):
             os.kill(os.getpid(), signal.SIGKILL)
         if "POISON-MEMORY" in document.text:
             bytearray(1 << 50)
+        if "POISON-EATS" in document.text:
+            eaten = [b"x" * 1_000_000 for _ in range(4_000)]  # written to, so that it is really there
+            raise AssertionError(f"nobody minded {len(eaten):,} MB")
         if "POISON-SLOW" in document.text:
             while True:
                 pass
