@@ -4,24 +4,25 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from groundup.artifacts import StageContext, fingerprint_file, fingerprint_of, write_atomic
-from groundup.chat.datasets import check_datasets
-from groundup.chat.formats import to_preference
+from groundup.artifacts import StageContext, fingerprint_file, fingerprint_of, write_atomic, write_json
+from groundup.chat.datasets import Loaded, check_datasets, load_preferences
+from groundup.chat.formats import Preference, to_preference
 from groundup.chat.packing import Batch
-from groundup.chat.pairs_data import audit_pairs, encode_pairs
+from groundup.chat.pairs_data import EncodedPair, EncodedPairs, audit_pairs, audit_pairs_text, encode_pairs
 from groundup.chat.template import CHATML
 from groundup.errors import Problem, UserError
 from groundup.model.config import ModelConfig
 from groundup.model.files import copy_tokenizer_files, load_config, require_same_vocabulary, weight_files
 from groundup.recipe import CheckReport
 from groundup.tokens.tokenizer import Tokenizer
-from groundup.train.settings import ChatTrainingSettings
+from groundup.train.settings import ChatTrainingSettings, DpoSettings, RewardSettings
 
 CHARACTERS_PER_TOKEN = 3.5  # of English under a small vocabulary; only used before there is a tokenizer
 
@@ -67,6 +68,30 @@ def repeat_by_weight(items: Sequence[Item], weights: Sequence[float]) -> list[It
         share = int.from_bytes(hashlib.sha256(str(number).encode()).digest()[:4]) / 2**32
         repeated += [item] * (int(weight) + (share < weight % 1))
     return repeated or list(items[:1])  # a small weight on few items must not leave an epoch without rows
+
+
+@dataclass(frozen=True)
+class AuditedPairs:
+    """Answers of which one is better, as rows and encoded, after the audit."""
+
+    pairs: list[EncodedPair]  # to train on, repeated by their weights
+    encoded: EncodedPairs  # the same, each once
+    held_out_pairs: list[EncodedPair]
+    rows: list[Preference]
+    held_out_rows: list[Preference]
+
+
+def audited_pairs(settings: DpoSettings | RewardSettings, tokenizer: Tokenizer, context: StageContext) -> AuditedPairs:
+    """What a preference stage trains on: read, encoded, and audited, which is told and kept in audit.json."""
+    loaded = load_preferences(settings.datasets, context)
+    held_out = load_preferences(settings.held_out, context) if settings.held_out else Loaded[Preference]()
+    encoded = encode_pairs(tokenizer, loaded.rows, loaded.weights, settings.sequence_len)
+    report = audit_pairs(tokenizer, encoded, loaded, held_out.rows)
+    write_json(context.folder / "audit.json", report)
+    context.console.info(audit_pairs_text(report, colour=context.console.is_terminal))
+    held_out_pairs = encode_pairs(tokenizer, held_out.rows, held_out.weights, settings.sequence_len).pairs
+    pairs = repeat_by_weight(encoded.pairs, encoded.weights)
+    return AuditedPairs(pairs, encoded, held_out_pairs, loaded.rows, held_out.rows)
 
 
 def parts(items: Sequence[Item], size: int) -> list[list[Item]]:

@@ -13,11 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from groundup.artifacts import StageContext, StageResult, write_json
-from groundup.chat.datasets import Loaded, load_preferences
+from groundup.artifacts import StageContext, StageResult
 from groundup.chat.formats import Preference
 from groundup.chat.packing import batch_rows, join
-from groundup.chat.pairs_data import EncodedPair, audit_pairs, audit_pairs_text, encode_pairs
+from groundup.chat.pairs_data import EncodedPair
 from groundup.chat.row_checks import Messages
 from groundup.chat.template import prompt_ids
 from groundup.model.decoder import Decoder
@@ -28,11 +27,11 @@ from groundup.recipe import CheckReport
 from groundup.tokens.tokenizer import Tokenizer
 from groundup.train.chat_data import (
     RowOrder,
+    audited_pairs,
     check_pairs,
     data_fingerprint,
     open_tokenizer,
     parts,
-    repeat_by_weight,
     save_tokenizer,
     tensors_of,
     weights_fingerprint,
@@ -168,21 +167,14 @@ def with_reference(
 def run(settings: DpoSettings, context: StageContext) -> StageResult:
     """Audit the pairs, compute the reference, train, and leave the model in `model/`."""
     tokenizer = open_tokenizer(settings, context)
-    loaded = load_preferences(settings.datasets, context)
-    held_out = load_preferences(settings.held_out, context) if settings.held_out else Loaded[Preference]()
-    encoded = encode_pairs(tokenizer, loaded.rows, loaded.weights, settings.sequence_len)
-    report = audit_pairs(tokenizer, encoded, loaded, held_out.rows)
-    write_json(context.folder / "audit.json", report)
-    context.console.info(audit_pairs_text(report, colour=context.console.is_terminal))
-
-    pairs = repeat_by_weight(encoded.pairs, encoded.weights)
+    data = audited_pairs(settings, tokenizer, context)
     rows_per_step = settings.micro_batch_size * settings.gradient_accumulation_steps
-    order = RowOrder(len(pairs), rows_per_step, context.seed)
+    order = RowOrder(len(data.pairs), rows_per_step, context.seed)
     options = train_options(
         settings,
         seed=context.seed,
         steps_per_epoch=order.steps_per_epoch,
-        data_fingerprint=data_fingerprint(pairs),
+        data_fingerprint=data_fingerprint(data.pairs),
         batch={
             "pairs": rows_per_step,
             "base_model": weights_fingerprint(settings, context),
@@ -190,19 +182,20 @@ def run(settings: DpoSettings, context: StageContext) -> StageResult:
         },
     )
     model = model_to_train(context.model_folder(settings.base_model), options, context)
-    prompts = _sample_prompts(settings, tokenizer, held_out.rows or loaded.rows)
+    prompts = _sample_prompts(settings, tokenizer, data.held_out_rows or data.rows)
     shown_tokens = {"max_new_tokens": settings.sample_tokens}
     write_samples(whole_model(model, context), tokenizer, prompts, context, "before", **shown_tokens)
     world = prepare_early(model, options, context)  # the reference's numbers come from the model as it will be trained
     sizes = (settings.micro_batch_size, tokenizer.pad_id, options.dtype, world)
-    objective = PreferPairs(with_reference(model, pairs, *sizes), order, settings, tokenizer.pad_id)
-    held_out_pairs = encode_pairs(tokenizer, held_out.rows, held_out.weights, settings.sequence_len).pairs
-    held_out_objective = PreferPairs(with_reference(model, held_out_pairs, *sizes), order, settings, tokenizer.pad_id)
+    objective = PreferPairs(with_reference(model, data.pairs, *sizes), order, settings, tokenizer.pad_id)
+    held_out_objective = PreferPairs(
+        with_reference(model, data.held_out_pairs, *sizes), order, settings, tokenizer.pad_id
+    )
 
     def evaluate(model: Any) -> dict[str, float]:
         return {f"validation/{name}": v for name, v in mean_metrics(model, held_out_objective, options.dtype).items()}
 
-    result = train(model, objective, options, context, evaluate=evaluate if held_out_pairs else None)
+    result = train(model, objective, options, context, evaluate=evaluate if data.held_out_pairs else None)
     some = PreferPairs(objective.pairs[:MEASURED_PAIRS], order, settings, tokenizer.pad_id)
     trained = mean_metrics(model, some, options.dtype)
     change = trained["logps/chosen_change"]
@@ -213,7 +206,7 @@ def run(settings: DpoSettings, context: StageContext) -> StageResult:
             "(likelihood displacement); the loss does not show it. Try rpo_alpha: 1.0, fewer steps or a higher beta"
         )
     save_tokenizer(settings, context, tokenizer)
-    ends = stop_ids(tokenizer, [pair.chosen for pair in encoded.pairs])
+    ends = stop_ids(tokenizer, [pair.chosen for pair in data.encoded.pairs])
     save_model(model, context.shared_folder / "model", generation={"eos_token_id": ends})
     seen = whole_model(model, context, context.folder / "model")
     write_samples(seen, tokenizer, prompts, context, "after", **shown_tokens)
@@ -221,7 +214,7 @@ def run(settings: DpoSettings, context: StageContext) -> StageResult:
     metrics = {"loss": result.loss, "likelihood_displacement": is_displaced}
     metrics |= {name: trained[name] for name in shown}
     metrics |= {name: value for name, value in result.metrics.items() if name.startswith("validation/")}
-    counts = {"pairs": report["pairs"], "steps": result.steps, "left_out": sum(encoded.dropped.values())}
+    counts = {"pairs": len(data.encoded.pairs), "steps": result.steps, "left_out": sum(data.encoded.dropped.values())}
     return StageResult(counts=counts, metrics=metrics)
 
 

@@ -7,21 +7,19 @@ from typing import Any
 
 import torch
 
-from groundup.artifacts import StageContext, StageResult, write_json
-from groundup.chat.datasets import Loaded, load_preferences
-from groundup.chat.formats import Preference
-from groundup.chat.pairs_data import EncodedPair, audit_pairs, audit_pairs_text, encode_pairs
+from groundup.artifacts import StageContext, StageResult
+from groundup.chat.pairs_data import EncodedPair
 from groundup.chat.scoring import RewardModel, last_values, normalised, save_reward_model, score_ids
 from groundup.model.device import send
 from groundup.model.heads import ScalarModel
 from groundup.recipe import CheckReport
 from groundup.train.chat_data import (
     RowOrder,
+    audited_pairs,
     check_pairs,
     data_fingerprint,
     open_tokenizer,
     parts,
-    repeat_by_weight,
     save_tokenizer,
     weights_fingerprint,
 )
@@ -77,22 +75,14 @@ class RankPairs:
 def run(settings: RewardSettings, context: StageContext) -> StageResult:
     """Audit the pairs, train, normalise, and leave the model in `model/` with its gain and bias in `reward.json`."""
     tokenizer = open_tokenizer(settings, context)
-    loaded = load_preferences(settings.datasets, context)
-    held_out = load_preferences(settings.held_out, context) if settings.held_out else Loaded[Preference]()
-    encoded = encode_pairs(tokenizer, loaded.rows, loaded.weights, settings.sequence_len)
-    report = audit_pairs(tokenizer, encoded, loaded, held_out.rows)
-    write_json(context.folder / "audit.json", report)
-    context.console.info(audit_pairs_text(report, colour=context.console.is_terminal))
-
-    pairs = repeat_by_weight(encoded.pairs, encoded.weights)
-    held_out_pairs = encode_pairs(tokenizer, held_out.rows, held_out.weights, settings.sequence_len).pairs
+    data = audited_pairs(settings, tokenizer, context)
     rows_per_step = settings.micro_batch_size * settings.gradient_accumulation_steps
-    order = RowOrder(len(pairs), rows_per_step, context.seed)
+    order = RowOrder(len(data.pairs), rows_per_step, context.seed)
     options = train_options(
         settings,
         seed=context.seed,
         steps_per_epoch=order.steps_per_epoch,
-        data_fingerprint=data_fingerprint(pairs),
+        data_fingerprint=data_fingerprint(data.pairs),
         batch={
             "pairs": rows_per_step,
             "base_model": weights_fingerprint(settings, context),
@@ -103,35 +93,39 @@ def run(settings: RewardSettings, context: StageContext) -> StageResult:
     model = ScalarModel.from_decoder(decoder, context.seed)
 
     def evaluate(model: Any) -> dict[str, float]:
-        measured = measure(RewardModel(model), held_out_pairs, options.dtype)
+        measured = measure(RewardModel(model), data.held_out_pairs, options.dtype)
         return {f"validation_{name}": measured[name] for name in ("accuracy", "margin")}
 
     result = train(
-        model, RankPairs(pairs, order, settings), options, context, evaluate=evaluate if held_out_pairs else None
+        model,
+        RankPairs(data.pairs, order, settings),
+        options,
+        context,
+        evaluate=evaluate if data.held_out_pairs else None,
     )
 
-    normalised_on = encoded.pairs[:: max(1, len(encoded.pairs) // NORMALISED_ON)][:NORMALISED_ON]
+    normalised_on = data.encoded.pairs[:: max(1, len(data.encoded.pairs) // NORMALISED_ON)][:NORMALISED_ON]
     model.eval()
     precision = autocast(options.dtype, options.device)
     reward = normalised(model, score_ids(RewardModel(model), answers(normalised_on), precision))
     measured = {"train": measure(reward, normalised_on, options.dtype)}
-    if held_out_pairs:
-        measured["held_out"] = measure(reward, held_out_pairs, options.dtype)
+    if data.held_out_pairs:
+        measured["held_out"] = measure(reward, data.held_out_pairs, options.dtype)
     save_tokenizer(settings, context, tokenizer)
     facts = {"normalised_on_answers": 2 * len(normalised_on), "measured": measured}
     save_reward_model(reward, context.shared_folder / "model", **facts)
 
     best = measured.get("held_out", measured["train"])
     if best["accuracy"] < 0.55:
-        where = "held-out" if held_out_pairs else "trained"
+        where = "held-out" if data.held_out_pairs else "trained"
         context.console.warn(
             f"{context.name}: right on {best['accuracy']:.0%} of {best['pairs']:,} {where} pairs, which is "
             "close to guessing: nothing should be optimised against it"
         )
     metrics = {"loss": result.loss, "accuracy": measured["train"]["accuracy"], "gain": reward.gain, "bias": reward.bias}
-    if held_out_pairs:
+    if data.held_out_pairs:
         metrics |= {"held_out_accuracy": best["accuracy"], "length_correlation": best["length_correlation"]}
-    counts = {"pairs": report["pairs"], "steps": result.steps, "left_out": sum(encoded.dropped.values())}
+    counts = {"pairs": len(data.encoded.pairs), "steps": result.steps, "left_out": sum(data.encoded.dropped.values())}
     return StageResult(counts=counts, metrics=metrics)
 
 

@@ -44,6 +44,17 @@ class Group:
         return ((self.number + 1) << 64) // self.of
 
 
+@dataclass(frozen=True)
+class ShardFiles:
+    """The arrays that one shard left, `folder/name.*.npy`."""
+
+    folder: Path
+    name: str
+
+    def array(self, what: str) -> Path:
+        return self.folder / f"{self.name}.{what}.npy"
+
+
 def table_of(dtype: np.dtype[Any], **columns: NDArray[Any]) -> Table:
     """A structured array from its columns, all of one length."""
     table = np.empty(len(next(iter(columns.values()))), dtype)

@@ -31,6 +31,7 @@ from groundup.corpus.dedup.keytable import (
     REPEATS,
     ArrayFile,
     Group,
+    ShardFiles,
     Table,
     holds,
     map_array,
@@ -56,24 +57,20 @@ _OPEN_SHARDS = 128  # whose two files are open at a time
 _HELD_DOCUMENTS = 512  # documents whose shingles stay in memory while a group is verified
 
 
-@dataclass(frozen=True)
-class NearFiles:
-    """The files of one shard, `folder/name.*.npy`."""
-
-    folder: Path
-    name: str
+class NearFiles(ShardFiles):
+    """What one shard's near-duplicates are looked for by."""
 
     @property
     def shingles(self) -> Path:
-        return self.folder / f"{self.name}.shingles.npy"
+        return self.array("shingles")
 
     @property
     def offsets(self) -> Path:
-        return self.folder / f"{self.name}.offsets.npy"
+        return self.array("offsets")
 
     @property
     def bands(self) -> Path:
-        return self.folder / f"{self.name}.bands.npy"
+        return self.array("bands")
 
     @property
     def all(self) -> tuple[Path, Path, Path]:

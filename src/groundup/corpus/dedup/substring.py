@@ -19,7 +19,6 @@ Ten thousand copies of one text should be gone before: every copy's anchors are 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +27,7 @@ from numpy.typing import NDArray
 from groundup.corpus.dedup.keytable import (
     CUTS,
     Group,
+    ShardFiles,
     Table,
     holds,
     map_array,
@@ -44,24 +44,20 @@ ANCHORS = np.dtype([("key", "<u8"), ("row", "<u4"), ("place", "<u4")])
 _CHUNK = 20_000  # anchors whose surroundings are in memory at a time: about 30 MB
 
 
-@dataclass(frozen=True)
-class SpanFiles:
-    """The files of one shard, `folder/name.*.npy`."""
-
-    folder: Path
-    name: str
+class SpanFiles(ShardFiles):
+    """What one shard's repeated spans are looked for by."""
 
     @property
     def words(self) -> Path:
-        return self.folder / f"{self.name}.words.npy"
+        return self.array("words")
 
     @property
     def offsets(self) -> Path:
-        return self.folder / f"{self.name}.word_offsets.npy"
+        return self.array("word_offsets")
 
     @property
     def anchors(self) -> Path:
-        return self.folder / f"{self.name}.anchors.npy"
+        return self.array("anchors")
 
 
 # ---------------------------------------------------------------- one shard
