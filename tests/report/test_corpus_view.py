@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from groundup.report.build import render
 from groundup.report.corpus_view import corpus_view
 from groundup.report.data import report_data
 from groundup.report.histograms import histogram
@@ -51,6 +52,16 @@ def test_web_sources_stand_beside_the_published_shares(view: dict) -> None:  # t
 
 def test_the_steps_figure_leaves_out_steps_that_dropped_nothing(view: dict) -> None:  # type: ignore[type-arg]
     assert "near duplicates" in view["steps"] and "toxicity" not in view["steps"]
+
+
+def test_a_sample_of_what_was_replaced_is_told_of_with_a_warning(data: dict) -> None:  # type: ignore[type-arg]
+    assert "pii-audit" not in render(data)
+    stages = [
+        {**row, "counts": {**row["counts"], "audited_documents": 1234}} if row["kind"] == "corpus" else row
+        for row in data["stages"]
+    ]
+    page = render({**data, "stages": stages})
+    assert "what was replaced in 1,234 documents. It holds personal data" in page
 
 
 def test_clusters_are_put_together_above_four(view: dict) -> None:  # type: ignore[type-arg]

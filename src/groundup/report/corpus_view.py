@@ -43,11 +43,17 @@ def corpus_view(data: Mapping[str, Any]) -> dict[str, Any]:
         "clusters": _clusters((stats or {}).get("clusters") or {}),
         "duplicates": [_pair(pair) for pair in (stats or {}).get("duplicates") or []],
         "safety": safety_table(counters, funnel),
+        "audited": integer(n) if (n := _audited(data.get("stages") or [])) else "",
         "exams": exams_table(data["exams"], data.get("exam_hits")),
         "budget": budget_text(data["mixture"]),
         "tokens": tokens_table(data, funnel),
         "timing": timing_table(data.get("corpus_timing")),
     }
+
+
+def _audited(stages: Sequence[Mapping[str, Any]]) -> int:
+    """Documents of which the first corpus keeps what was replaced."""
+    return next((count_in(one, "counts", "audited_documents") for one in stages if one.get("kind") == "corpus"), 0)
 
 
 # ---------------------------------------------------------------- facts and funnel
