@@ -1,8 +1,8 @@
 """The records of a web archive: WARC (ISO 28500) and the older ARC, gzipped record by record, as a whole, or not.
 
-fastwarc reads what is well formed. Behind a damaged place the next gzip member that begins a record is looked for;
-uncompressed archives are read here, because lengths in them can be checked against what follows; warcio reads ARC
-files, and what fastwarc finds nothing in.
+Read here and not by fastwarc, which believes the stated length of a record: what follows says whether it is true, and
+a page is not cut off or drawn into the next one. Behind a damaged place the next gzip member that begins a record is
+looked for. warcio reads ARC files, and where no record is found.
 """
 
 from __future__ import annotations
@@ -13,19 +13,25 @@ import re
 import shutil
 import tempfile
 import zlib
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from itertools import islice
 from typing import IO, Any
-
-from fastwarc.warc import ArchiveIterator, WarcRecord
 
 from groundup.corpus.sources.files import Input
 from groundup.corpus.sources.packed import UNPACK_ERRORS, unpack
 
 _GZIP = b"\x1f\x8b\x08"
 _BLOCK = 1 << 20
+_STEP = 1 << 18  # unpacked at a time
+_HEAD = 64  # by which a record is told
+_IN_MEMORY = 1 << 24  # larger members go to disk
+_SALVAGE = 1 << 14  # read at a time of a damaged member
+_PADDING = 512  # fewer zeros than this at the end of a file are no loss
+_NO_RECORD = "a gzip member without a WARC record"
 _MAX_LINE = 1 << 16
 _HEADER_LINES = 200
+_BLANK_LINE = re.compile(rb"\n\r?\n")
 _NEXT_RECORD = re.compile(rb"\r?\nWARC/\d")
 _GAP_AFTER_RECORD = re.compile(rb"[\r\n]{1,8}\Z|[\r\n]{1,8}WARC/\d")
 _ERRORS = (OSError, EOFError, ValueError, zlib.error)
@@ -40,6 +46,7 @@ class Record:
     length: int  # of the block, as the headers say or as was found
     block: Any  # .read(size)
     length_mended: bool = False
+    damaged: str = ""  # why not all of it is as it was written, as far as is known
 
 
 @dataclass(frozen=True)
@@ -85,51 +92,177 @@ def _inflated(data: bytes) -> bytes:
 # ---------------------------------------------------------------- gzip
 
 
+@dataclass
+class _Member:
+    """What a gzip member holds, and what it broke by. `goes_on`: another one was found behind it."""
+
+    data: IO[bytes]
+    why: str = ""
+    goes_on: bool = True
+
+
 def _gzipped(stream: Any) -> Iterator[Record | Gap]:
-    begin, found_any, why = 0, False, ""
-    while True:
-        last = begin
-        try:
-            stream.seek(begin)
-            for record in ArchiveIterator(stream, parse_http=False, quirks_mode=True):
-                if why:
-                    yield Gap(why, goes_on=True)
-                    why = ""
-                last, found_any = max(last, record.stream_pos), True
-                yield _of_fastwarc(record)
-            if not why and found_any:
-                return
-            why = why or "it has no WARC record"
-        except BaseException as error:
-            why = why or _why(error)
-        behind = _next_member(stream, last + 1)
-        if behind is not None:
-            begin = behind
+    """Members as files of their own: usually a record each, but also a whole archive, or a part of a record."""
+    found_any, why = False, ""
+    for one in _of_members(stream):
+        if isinstance(one, Gap) and not found_any:
+            why = why or one.why  # told when it is known that this is a web archive
             continue
-        if found_any:
-            yield Gap(why, goes_on=False)
-        else:
-            stream.seek(0)
-            yield from _by_warcio(stream, why)
-        return
+        if not found_any and why:
+            yield Gap(why, goes_on=True)
+        found_any = True
+        yield one
+    if not found_any and why in ("", _NO_RECORD):
+        stream.seek(0)
+        yield from _by_warcio(stream, "it has no WARC record")
+    elif not found_any:
+        yield Gap(why, goes_on=False)
 
 
-def _why(error: BaseException) -> str:
-    """The words of an error that damaged data cause, panics of fastwarc's Rust included; any other goes on its way."""
-    if not isinstance(error, _ERRORS) and type(error).__name__ != "PanicException":
-        raise error
-    return str(error) or type(error).__name__
+def _of_members(stream: Any) -> Iterator[Record | Gap]:
+    units: list[_Member] = []  # the last member, with those behind it that go on with its records
+    is_cut_anywhere = False  # the archive was compressed in blocks, and not record by record
+
+    def goes_on() -> bool:
+        return bool(units) and not units[-1].why and (is_cut_anywhere or _is_short(units[-1].data))
+
+    for member in _gzip_members(stream, goes_on):
+        if not _begins_record(member.data) and goes_on():
+            is_cut_anywhere = True
+            units[-1].data.seek(0, io.SEEK_END)
+            shutil.copyfileobj(member.data, units[-1].data, _BLOCK)
+            units[-1].why, units[-1].goes_on = member.why, member.goes_on
+            continue
+        if units:
+            yield from _of_unit(units.pop())
+        units.append(member)
+    if units:
+        yield from _of_unit(units.pop())
 
 
-class _FastwarcBlock:
-    def __init__(self, reader: Any) -> None:
-        self._reader = reader
+def _of_unit(unit: _Member) -> Iterator[Record | Gap]:
+    if _begins_record(unit.data):
+        waiting: list[Record | Gap] = []  # a record with what follows it up to the next one
+        for one in _plain(unit.data):
+            if isinstance(one, Record):
+                yield from waiting
+                waiting.clear()
+            waiting.append(replace(one, goes_on=True) if isinstance(one, Gap) else one)
+        if unit.why and waiting and isinstance(waiting[0], Record):
+            waiting[0] = replace(waiting[0], damaged=unit.why)  # no checksum vouches for the last one
+        yield from waiting
+    elif not unit.why:
+        yield Gap(_NO_RECORD, unit.goes_on)
+    if unit.why:
+        yield Gap(unit.why, unit.goes_on)
+    unit.data.close()
 
-    def read(self, size: int = -1) -> bytes:
-        try:
-            return bytes(self._reader.read(size))
-        except BaseException as error:
-            raise OSError(_why(error)) from error
+
+def _begins_record(data: IO[bytes]) -> bool:
+    """Whether it begins with a record, with all of its headers. Leaves the place at the beginning."""
+    data.seek(0)
+    start = data.read(_MAX_LINE).lstrip()
+    data.seek(0)
+    return start.startswith(b"WARC/") and _BLANK_LINE.search(start) is not None
+
+
+def _is_short(data: IO[bytes]) -> bool:
+    """Whether the last record in it ends, as its headers say, behind the end of what is there."""
+    end, place = data.seek(0, io.SEEK_END), 0
+    while place < end:
+        data.seek(place)
+        line = data.readline(_MAX_LINE)
+        if not line.endswith(b"\n"):
+            return True
+        if not line.strip():
+            place = data.tell()
+            continue
+        if not line.startswith(b"WARC/"):
+            return False
+        length, has_all = "", False
+        for line in islice(iter(lambda: data.readline(_MAX_LINE), b""), _HEADER_LINES):
+            name, _, value = line.partition(b":")
+            length = value.decode("latin-1").strip() if name.strip().lower() == b"content-length" else length
+            if has_all := line in (b"\r\n", b"\n"):
+                break
+        if not has_all:
+            return True
+        place = data.tell() + (int(length) if length.isdigit() else 0)
+    return place > end
+
+
+def _gzip_members(stream: Any, goes_on: Callable[[], bool]) -> Iterator[_Member]:
+    """The members in their order. Of one that is damaged, what stands before the damage; then on to the next record.
+
+    A member that begins no record is unpacked only where the one before it `goes_on`.
+    """
+    stream.seek(0)
+    pending, read_to = b"", 0  # bytes that were read and not yet used, and where in the file they end
+    zeros = 0
+    while True:
+        if not pending and (pending := stream.read(_BLOCK)):
+            read_to += len(pending)
+        is_end = not pending
+        zeros += len(pending) - len(pending := pending.lstrip(b"\0"))
+        if (is_end and zeros >= _PADDING) or (pending and zeros):
+            yield _Member(io.BytesIO(), f"{zeros:,} bytes of zeros", goes_on=not is_end)
+        if is_end:
+            return
+        if not pending:
+            continue
+        zeros = 0
+        start, why = read_to - len(pending), ""
+        data: Any = io.BytesIO()  # a SpooledTemporaryFile would read every line in Python
+        inflater, head, full = zlib.decompressobj(31), b"", False
+        while not inflater.eof and not why:
+            if not pending and not full:
+                pending = stream.read(_BLOCK)
+                read_to += len(pending)
+                why = "" if pending else "cut off inside a gzip member"
+            try:
+                out = inflater.decompress(pending, _STEP)
+            except zlib.error as error:
+                why = str(error)
+                _salvage(stream, start, data)
+                break
+            pending, full = inflater.unconsumed_tail, len(out) == _STEP
+            data.write(out)
+            if isinstance(data, io.BytesIO) and data.tell() > _IN_MEMORY:
+                data = _on_disk(data)
+            if len(head) < _HEAD and (len(head := head + out[:_HEAD]) >= _HEAD or inflater.eof):
+                why = why if head.lstrip().startswith(b"WARC/") or goes_on() else _NO_RECORD
+        if not why:
+            pending = inflater.unused_data
+            yield _Member(data)
+            continue
+        found = _next_member(stream, start + 1)
+        yield _Member(data, why, found is not None)
+        if found is None:
+            return
+        stream.seek(found)
+        pending, read_to = b"", found
+
+
+def _on_disk(data: io.BytesIO) -> IO[bytes]:
+    file = tempfile.TemporaryFile()  # noqa: SIM115 - closed by who reads it
+    file.write(data.getbuffer())
+    return file
+
+
+def _salvage(stream: Any, start: int, data: Any) -> None:
+    """What of a damaged member can be unpacked, up to the very byte at which it shows."""
+    stream.seek(start)
+    data.seek(0)
+    data.truncate()
+    inflater, block = zlib.decompressobj(31), b""
+    with contextlib.suppress(zlib.error):
+        while not inflater.eof and (block := inflater.unconsumed_tail or stream.read(_SALVAGE)):
+            before = inflater.copy()
+            try:
+                data.write(inflater.decompress(block, _STEP))
+            except zlib.error:
+                for place in range(len(block)):
+                    data.write(before.decompress(block[place : place + 1]))
 
 
 def _next_member(stream: Any, place: int) -> int | None:
@@ -148,11 +281,6 @@ def _next_member(stream: Any, place: int) -> int | None:
             at = data.find(_GZIP, at + 1)
         base, data = base + len(data) - 2, data[-2:]
     return None
-
-
-def _of_fastwarc(record: WarcRecord) -> Record:
-    headers = {name.lower(): value for name, value in record.headers}
-    return Record(headers.get("warc-type", "").lower(), headers, record.content_length, _FastwarcBlock(record.reader))
 
 
 def _spooled(stream: IO[bytes]) -> Iterator[Record | Gap]:
@@ -179,6 +307,8 @@ def _by_warcio(stream: Any, why: str = "") -> Iterator[Record | Gap]:
             for record in WarcioIterator(stream, no_record_parse=True, arc2warc=True):
                 found_any = True
                 headers = {name.lower(): value for name, value in record.rec_headers.headers}
+                if record.format == "arc":
+                    headers.pop("warc-record-id", None)  # made up by warcio, and another one every time
                 yield Record(record.rec_type, headers, record.length or 0, record.raw_stream)
     except (*_ERRORS, ArchiveLoadFailed) as error:
         yield Gap(why or " ".join(str(error).split()), goes_on=False)

@@ -32,6 +32,7 @@ from groundup.corpus.sources.remote import is_remote
 from groundup.corpus.sources.trees import (
     READ_ERRORS,
     Commit,
+    DamagedPlacesError,
     TreeFile,
     archive_files,
     archive_stem,
@@ -157,7 +158,7 @@ def _above(root: Path, top: str) -> list[TreeFile]:
 
 
 def _survive(files: Iterable[TreeFile], piece: Piece, notes: Counter[str]) -> Iterator[TreeFile | Drop]:
-    """The files up to where the archive or repository breaks, and there a drop that says so."""
+    """The files, as far as the archive or repository can be read, and a drop that says what could not."""
     seen = 0
     try:
         for file in files:
@@ -166,6 +167,8 @@ def _survive(files: Iterable[TreeFile], piece: Piece, notes: Counter[str]) -> It
     except READ_ERRORS as error:
         notes["damaged archives"] += 1
         reason = "damaged archive: the rest of it could not be read" if seen else "not a readable archive"
+        if isinstance(error, DamagedPlacesError):
+            reason = "damaged places in an archive: passed over"
         yield Drop(f"{piece.name}#{seen + 1}", "read", reason, f"{piece.where}: {error}")
 
 

@@ -109,21 +109,32 @@ def open_piece(piece: Piece) -> Iterator[Input]:
 
 
 def open_members(piece: Piece) -> Iterator[Input | Drop]:
-    """As `open_piece`, with zip, tar and 7z archives as their members; a drop for an archive that is damaged.
+    """As `open_piece`, with zip, tar and 7z archives as their members; a drop for every place of one that is damaged.
 
     A member is read before the next one is asked for.
     """
     for file in open_piece(piece):
+        lost: list[str] = []
         try:
             with _open_outer(file) as stream:
                 if is_archive(bytes(stream.peek(512)[:512]), file.name):  # type: ignore[attr-defined]
-                    for name, content in members(stream, file.where):
+                    for name, content in members(stream, file.where, lost):
+                        yield from lost_places(file, lost)
                         yield Input(f"{file.name}/{name}", license=file.license, stream=content)
+                    yield from lost_places(file, lost)
                     continue
         except ARCHIVE_ERRORS as error:
+            yield from lost_places(file, lost)
             yield Drop(file.name, "read", "unreadable file", f"{file.where}: {error}")
             continue
         yield file
+
+
+def lost_places(file: Input, lost: list[str]) -> Iterator[Drop]:
+    """A drop for each place of an archive that was passed over; they are taken out of `lost`."""
+    while lost:
+        why = lost.pop(0)
+        yield Drop(f"{file.name}: {why}", "read", "damaged place in an archive: on to what follows", file.where)
 
 
 def _open_outer(file: Input) -> IO[bytes]:

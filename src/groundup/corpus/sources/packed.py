@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
+from groundup.corpus.sources.tars import tar_members
 from groundup.errors import UserError
 
 _GZIP, _BZIP2, _XZ, _LZ4 = b"\x1f\x8b", b"BZh", b"\xfd7zXZ\x00", b"\x04\x22\x4d\x18"
@@ -76,7 +77,7 @@ def _zstd(stream: Any) -> IO[bytes]:
 class _Readable(io.RawIOBase):
     """A foreign reader as a raw stream whose errors are OSErrors."""
 
-    def __init__(self, inner: Any, error: type[Exception]) -> None:
+    def __init__(self, inner: Any, error: type[Exception] | tuple[type[Exception], ...]) -> None:
         self._inner, self._error = inner, error
 
     def readable(self) -> bool:
@@ -89,6 +90,19 @@ class _Readable(io.RawIOBase):
             raise OSError(str(error)) from error
         buffer[: len(data)] = data
         return len(data)
+
+
+class _Member(_Readable):
+    """A member of an archive; of a zip it may be sought in."""
+
+    def seekable(self) -> bool:
+        return bool(self._inner.seekable())
+
+    def seek(self, place: int, whence: int = io.SEEK_SET) -> int:
+        return int(self._inner.seek(place, whence))
+
+    def tell(self) -> int:
+        return int(self._inner.tell())
 
 
 class _Arrow(_Readable):
@@ -162,7 +176,7 @@ def _first_of_7z(stream: Any, where: str) -> IO[bytes]:
     raise OSError("the 7z archive holds no file")
 
 
-def _sevenzip(stream: Any, where: str) -> Iterator[tuple[str, IO[bytes]]]:
+def _sevenzip(stream: Any, where: str, lost: list[str] | None = None) -> Iterator[tuple[str, IO[bytes]]]:
     """Members of a 7z archive, unpacked to disk one by one: the format cannot be read forwards."""
     try:
         import py7zr
@@ -171,16 +185,24 @@ def _sevenzip(stream: Any, where: str) -> Iterator[tuple[str, IO[bytes]]]:
             "reading .7z needs the package py7zr", where=where, fix="pip install 'groundup[sevenzip]'"
         ) from error
     try:
-        with py7zr.SevenZipFile(stream) as archive:
-            names = [one.filename for one in archive.list() if not one.is_directory]
-            for name in names:
-                with tempfile.TemporaryDirectory(prefix="groundup-7z-") as folder:
+        archive = py7zr.SevenZipFile(stream)
+        names = [one.filename for one in archive.list() if not one.is_directory]
+    except Exception as error:  # on damaged headers py7zr fails in many ways
+        raise OSError(f"broken 7z archive: {type(error).__name__}: {error}") from error
+    with archive:
+        for name in names:
+            with tempfile.TemporaryDirectory(prefix="groundup-7z-") as folder:
+                try:
                     archive.reset()
                     archive.extract(path=folder, targets=[name])
-                    with open(Path(folder) / name, "rb") as file:
-                        yield name, file
-    except py7zr.exceptions.ArchiveError as error:
-        raise OSError(f"broken 7z archive: {error}") from error
+                    file = open(Path(folder) / name, "rb")  # noqa: SIM115
+                except Exception as error:
+                    if lost is None:
+                        raise OSError(f"broken 7z archive: {type(error).__name__}: {error}") from error
+                    lost.append(f"{name}: {type(error).__name__}: {error}")
+                    continue
+                with file:
+                    yield name, file
 
 
 def is_archive(head: bytes, name: str) -> bool:
@@ -192,24 +214,34 @@ def is_sevenzip(head: bytes) -> bool:
     return head.startswith(_SEVENZIP)
 
 
-def members(stream: IO[bytes], where: str) -> Iterator[tuple[str, IO[bytes]]]:
+def members(stream: IO[bytes], where: str, lost: list[str]) -> Iterator[tuple[str, IO[bytes]]]:
     """(path in the archive, content) of every file, in the archive's order; each content is read before the next one.
 
-    Raises one of ARCHIVE_ERRORS where the archive is damaged.
+    What is damaged and was passed over is added to `lost` when it is seen. Raises one of ARCHIVE_ERRORS where nothing
+    more of the archive can be read; reading a content raises OSError or EOFError.
     """
     head = bytes(stream.peek(8)[:8])  # type: ignore[attr-defined]
     if head.startswith(_ZIP):
-        with zipfile.ZipFile(stream) as archive:
-            for info in archive.infolist():
-                if not info.is_dir():
-                    with archive.open(info) as content:
-                        yield info.filename, content
+        for name, content in _zip_members(stream, lost):
+            yield name, io.BufferedReader(_Member(content, ARCHIVE_ERRORS), _BLOCK)
     elif head.startswith(_SEVENZIP):
-        yield from _sevenzip(stream, where)
+        yield from _sevenzip(stream, where, lost)
     else:
-        # Forwards only: a compressed tar is never unpacked twice.
-        with tarfile.open(fileobj=stream, mode="r|") as tar:
-            for member in tar:
-                inner = tar.extractfile(member) if member.isfile() else None
-                if inner is not None:
-                    yield member.name, inner
+        for header, content in tar_members(stream, lost):  # forwards only: a compressed tar is never unpacked twice
+            yield header.name, io.BufferedReader(_Member(content, ARCHIVE_ERRORS), _BLOCK)
+
+
+def _zip_members(stream: Any, lost: list[str]) -> Iterator[tuple[str, IO[bytes]]]:
+    with zipfile.ZipFile(stream) as archive:
+        if not archive.infolist():  # one that is empty does not begin as one with a member
+            lost.append("the directory at its end names no file")
+        for info in archive.infolist():
+            if info.is_dir():
+                continue
+            try:
+                content = archive.open(info)
+            except ARCHIVE_ERRORS as error:  # encrypted, of an unknown method, or its own header is broken
+                lost.append(f"{info.filename}: {error}")
+                continue
+            with content:
+                yield info.filename, content

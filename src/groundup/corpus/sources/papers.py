@@ -14,7 +14,7 @@ from lxml import etree
 from groundup.artifacts import fingerprint_of
 from groundup.corpus.document import Document, Drop
 from groundup.corpus.source_settings import PapersSource
-from groundup.corpus.sources.files import Input, decode, file_pieces, local_files, open_piece
+from groundup.corpus.sources.files import Input, decode, file_pieces, local_files, lost_places, open_piece
 from groundup.corpus.sources.jats import articles
 from groundup.corpus.sources.latex import LatexError, read_latex
 from groundup.corpus.sources.packed import ARCHIVE_ERRORS, is_archive, members
@@ -100,7 +100,7 @@ def _file(source: PapersSource, file: Input, notes: Counter[str]) -> Iterator[Do
 
 def _member_names(file: Input) -> list[str]:
     with file.open_unpacked() as stream:
-        return [name for name, _ in members(stream, file.where)]
+        return [name for name, _ in members(stream, file.where, [])]  # what is lost is told when they are read
 
 
 def _archive(source: PapersSource, file: Input, names: list[str], notes: Counter[str]) -> Iterator[Document | Drop]:
@@ -114,8 +114,9 @@ def _archive(source: PapersSource, file: Input, names: list[str], notes: Counter
     if not has_tex and len(names) == 1 and not has_xml and not lower[0].endswith(_PAPERS):
         has_tex = True  # arXiv's sources are sometimes one file without a suffix
     project: dict[str, str] = {}
+    lost: list[str] = []
     with file.open_unpacked() as stream:
-        for name, content in members(stream, file.where):
+        for name, content in members(stream, file.where, lost):
             suffix = PurePosixPath(name.lower()).suffix
             if has_tex and not has_bundle:
                 if suffix in _SOURCE or len(names) == 1:
@@ -128,6 +129,7 @@ def _archive(source: PapersSource, file: Input, names: list[str], notes: Counter
                 yield from _file(source, Input(f"{file.name}/{name}", content=data, license=file.license), notes)
             else:
                 notes["files that are no papers"] += 1
+    yield from lost_places(file, lost)
     if has_tex and not has_bundle:
         yield _latex(source, file.name, project, notes)
 

@@ -7,15 +7,15 @@ from __future__ import annotations
 
 import os
 import subprocess
-import tarfile
 import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 from groundup.corpus.sources.files import Input
 from groundup.corpus.sources.packed import ARCHIVE_ERRORS, unpack
+from groundup.corpus.sources.tars import tar_members
 from groundup.errors import UserError
 
 _ZIP_SUFFIXES = (".zip", ".whl", ".jar", ".egg", ".nupkg")
@@ -33,6 +33,10 @@ class TreeFile:
 
 class DamagedTreeError(OSError):
     """The rest of the archive or repository cannot be read."""
+
+
+class DamagedPlacesError(DamagedTreeError):
+    """Places of an archive that has been read to its end were passed over."""
 
 
 def is_archive_name(name: str) -> bool:
@@ -92,31 +96,17 @@ def _zip_files(raw: Any, wanted: Callable[[str], bool]) -> Iterator[TreeFile]:
                 yield TreeFile(info.filename, info.file_size, lambda info=info: archive.read(info), date)  # type: ignore[misc]
 
 
-class _StrictTarInfo(tarfile.TarInfo):
-    """tarfile takes a broken header for the end of the archive; here it is said."""
-
-    @classmethod
-    def fromtarfile(cls, tarfile: tarfile.TarFile) -> Self:
-        try:
-            return super().fromtarfile(tarfile)
-        except _BROKEN_HEADERS as error:
-            raise DamagedTreeError(f"broken tar header at byte {tarfile.offset}: {error}") from error
-
-
-# the end of an archive is told by other subclasses of HeaderError
-_BROKEN_HEADERS = (tarfile.InvalidHeaderError, tarfile.TruncatedHeaderError)  # type: ignore[attr-defined]
-
-
 def _tar_files(stream: Any, wanted: Callable[[str], bool]) -> Iterator[TreeFile]:
-    with tarfile.open(fileobj=stream, mode="r|", tarinfo=_StrictTarInfo) as tar:
-        for member in tar:
-            tar.members = []  # type: ignore[attr-defined]  # tarfile would remember every member it has seen
-            name = member.name.removeprefix("./")
-            if not member.isfile() or not wanted(name):
-                continue
-            # forwards only: the bytes are there now or never, so they are taken at once where the size allows
-            data = tar.extractfile(member).read() if member.size <= _TAR_READ_LIMIT else b""  # type: ignore[union-attr]
-            yield TreeFile(name, member.size, lambda data=data: data)  # type: ignore[misc]
+    lost: list[str] = []
+    for member, content in tar_members(stream, lost):
+        name = member.name.removeprefix("./")
+        if not wanted(name):
+            continue
+        # forwards only: the bytes are there now or never, so they are taken at once where the size allows
+        data = content.read() if member.size <= _TAR_READ_LIMIT else b""
+        yield TreeFile(name, member.size, lambda data=data: data)  # type: ignore[misc]
+    if lost:
+        raise DamagedPlacesError(f"{'; '.join(lost[:3])}{f'; and {len(lost) - 3} more' if len(lost) > 3 else ''}")
 
 
 # ---------------------------------------------------------------- git

@@ -84,6 +84,8 @@ def _document(
     if record.length_mended:
         notes["records whose stated length was wrong, read up to the next record"] += 1
     try:
+        if record.damaged:
+            raise DamagedError(record.damaged)
         if kind not in _PAGES:
             raise DamagedError("its type is not one of the standard's")
         text, media = _text(record, source.type == "wet")
