@@ -134,3 +134,52 @@ def test_several_licences_are_told_apart_and_the_package_around_a_text_is_none_o
     assert hub_licenses("(MPL-2.0 OR GPL-3.0)") == {"mpl-2.0", "gpl-3.0"}
     assert hub_licenses("page content (c) ICANN/IANA, inside a GPL-3.0 package") == {"other"}
     assert hub_licenses("CC-BY-SA-3.0 (Wikipedia text), inside an LGPL-2.1 package") == {"cc-by-sa-3.0"}
+
+
+def test_a_hundred_languages_are_a_few_rows_and_nothing_else_is_folded(tmp_path: Path) -> None:
+    funnel = new_source_funnel()
+    codes = [f"{a}{b}" for a in "abcdefghij" for b in "klmnopqrst"]
+    for number, code in enumerate(codes):
+        for _ in range(1 + (number == 7)):
+            funnel["read"].keep(10)
+            funnel["extract"].keep(10)
+            funnel["language"].drop(f"language: {code}", 10)
+    for number in range(20):  # any reason of its own has its own row
+        funnel["read"].drop(f"damaged in way {number}", 10)
+    report = funnel_report({"web": funnel}, {"web": Count()}, {"web": Count()})
+    (tmp_path / "funnel.json").write_text(json.dumps(report))
+    text = card_text(tmp_path, "corpus", {})
+    assert "| language | language: ar | 2 | 1.65 % |" in text  # the most frequent one
+    assert text.count("| language | language: ") == 13 and "| language | language: 88 others | 88 |" in text
+    assert text.count("| read | damaged in way") == 20
+
+
+def test_every_setting_that_is_not_at_its_default_is_told(tmp_path: Path) -> None:
+    """The card told six settings, whatever else was on."""
+    from groundup.corpus.settings import CorpusSettings
+
+    sources = {"web": {"type": "text", "path": "x"}}
+    quality = {"min_words": 30, "overrides": {"de": {"max_mean_word_chars": 12}}}
+    settings = CorpusSettings(
+        sources=sources, quality=quality, duplicate_spans=50, semantic_threshold=0.8, duplicate_urls=True,
+        toxicity={"rows": "x.jsonl"}, workers=3, engine="ray",
+    ).model_dump(mode="json")  # fmt: skip
+    text = card_text(write_corpus(tmp_path), "corpus", settings)
+    line = next(line for line in text.splitlines() if line.startswith("Settings: "))
+    assert '`quality: {"min_words": 30, "overrides": {"de": {"max_mean_word_chars": 12.0}}}`' in line
+    assert "`duplicate_spans: 50`" in line and "`semantic_threshold: 0.8`" in line and "`duplicate_urls: true`" in line
+    assert '`toxicity: {"rows": "x.jsonl"' in line and "ray" not in line and "exact_duplicates" not in line
+
+
+def test_what_a_step_did_besides_dropping_is_told(tmp_path: Path) -> None:
+    """`spans cut: 35` stood in funnel.json only."""
+    funnel = new_source_funnel()
+    for step in ("read", "extract", "language", "quality", "toxicity", "exact duplicates"):
+        funnel[step].keep(40_000)
+    funnel["near duplicates"].keep(40_000, 14_000)
+    funnel["near duplicates"].notes["spans cut"] = 35
+    for step in ("decontaminate", "personal data", "limit"):
+        funnel[step].keep(14_000)
+    report = funnel_report({"web": funnel}, {"web": Count(1, 14_000)}, {"web": Count()})
+    (tmp_path / "funnel.json").write_text(json.dumps(report))
+    assert "| spans cut: 35, 26 kB of text less |" in card_text(tmp_path, "corpus", {})

@@ -106,13 +106,17 @@ def show_stats(
 
 
 def _print_funnel(one: Mapping[str, Any]) -> None:
+    from groundup.corpus.report.funnel import folded, told_notes
+
     rows = []
     for step in one["steps"]:
         into, out = step["in"]["documents"], step["out"]["documents"]
-        if into != out or step["step"] == "read":
+        notes = told_notes(step)
+        if into != out or step["step"] == "read" or notes:
             rows.append([step["step"], "", f"{into:,}", f"{into - out:,}", _percent(into - out, into)])
-        for reason, count in sorted(step["dropped"].items(), key=lambda item: (-item[1]["documents"], item[0])):
-            rows.append(["", reason, "", f"{count['documents']:,}", _percent(count["documents"], into)])
+        rows += [["", f"({note})", "", "", ""] for note in notes]
+        for reason, number in folded(step["dropped"]):
+            rows.append(["", reason, "", f"{number:,}", _percent(number, into)])
     print(table(["step", "reason", "came", "dropped", "share"], rows, right=(2, 3, 4)))
 
 

@@ -230,7 +230,8 @@ def _assemble(build: Build) -> StageResult:
         nothing: dict[str, Any] = {}
         found = (read_json(done.path("hits.json")) for done in build.done["finish"])
         write_json(folder / "exam_hits.json", reduce(merge_hits, found, nothing))
-    write_card(folder, build.context.name, settings.model_dump(mode="json"))
+    as_written = {str(found): Path(value) for value, found in build.context.inputs.items()}
+    write_card(folder, build.context.name, with_found_paths(settings, as_written).model_dump(mode="json"))
     return _result(build, report, {"audited_documents": _audit(build)} if settings.pii_audit_share else {})
 
 

@@ -13,7 +13,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel
+
 from groundup.artifacts import read_json
+from groundup.corpus.report.funnel import folded, told_notes
+from groundup.corpus.settings import CorpusSettings
+from groundup.recipe import Presentation
 
 README = "README.md"
 # Bytes for each token where no tokenizer has been trained yet: byte-level BPE of 30k to 130k entries on prose and code.
@@ -229,20 +234,48 @@ def _steps(funnel: Any, settings: Mapping[str, Any]) -> str:
     for step in ((funnel or {}).get("total") or {}).get("steps") or []:
         dropped = step["in"]["documents"] - step["out"]["documents"]
         share = f"{100 * dropped / step['in']['documents']:.1f} %" if step["in"]["documents"] else ""
-        rows.append([step["step"], f"{step['in']['documents']:,}", f"{dropped:,}", share, _mb(step["out"]["bytes"])])
-    text = _table(["step", "documents in", "dropped", "share", "text after it"], rows)
-    keys = ("languages", "min_language_score", "extract", "near_duplicate_threshold", "decontamination_ngram", "pii")
-    told = [f"`{key}: {json.dumps(settings[key], ensure_ascii=False, default=str)}`" for key in keys if key in settings]
+        size, notes = _mb(step["out"]["bytes"]), "; ".join(told_notes(step))
+        rows.append([step["step"], f"{step['in']['documents']:,}", f"{dropped:,}", share, size, notes])
+    text = _table(["step", "documents in", "dropped", "share", "text after it", "besides"], rows)
+    told = [f"`{key}: {json.dumps(value, ensure_ascii=False, default=str)}`" for key, value in _told(settings).items()]
     return text + (f"\n\nSettings: {', '.join(told)}." if told else "")
+
+
+_ALWAYS = ("languages", "min_language_score", "extract", "near_duplicate_threshold", "decontamination_ngram", "pii")
+_NEVER = {"stage", "seed", "sources", "decontaminate", "mixture"}  # are told elsewhere
+
+
+def _told(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """What decides most, and whatever else is not at its default; of a group of settings what was set in it."""
+    fields = CorpusSettings.model_fields
+    told = {}
+    for key, value in settings.items():
+        field = fields.get(key)
+        if field is None or key in _NEVER or any(isinstance(mark, Presentation) for mark in field.metadata):
+            continue
+        default = field.get_default(call_default_factory=True)
+        default = default.model_dump(mode="json") if isinstance(default, BaseModel) else default
+        if isinstance(value, Mapping):
+            value = {name: _said(one) for name, one in value.items() if one != (default or {}).get(name)}
+        is_default = value == (list(default) if isinstance(default, tuple) else default)
+        if value != {} and (key in _ALWAYS or not is_default):
+            told[key] = value
+    return told
+
+
+def _said(value: Any) -> Any:
+    """Without what was left open."""
+    if isinstance(value, Mapping):
+        return {name: _said(one) for name, one in value.items() if one is not None}
+    return value
 
 
 def _drops(funnel: Any) -> str:
     came = (((funnel or {}).get("total") or {}).get("in") or {}).get("documents") or 0
     rows = []
     for step in ((funnel or {}).get("total") or {}).get("steps") or []:
-        for reason, count in sorted(step["dropped"].items(), key=lambda item: (-item[1]["documents"], item[0])):
-            share = f"{100 * count['documents'] / came:.2f} %" if came else ""
-            rows.append([step["step"], reason, f"{count['documents']:,}", share])
+        for reason, number in folded(step["dropped"]):
+            rows.append([step["step"], reason, f"{number:,}", f"{100 * number / came:.2f} %" if came else ""])
     return _table(["step", "reason", "documents", "of all that came in"], rows)
 
 
@@ -308,7 +341,9 @@ def _exams(exams: Any, hits: Any) -> str:
     stood = sum(len(items) for items in (hits or {}).values())
     documents = sum(row["documents"] for items in (hits or {}).values() for row in items.values())
     text = _table(["exam", "items", "status"], rows)
-    return f"{text}\n\n{stood:,} items were found in {documents:,} documents, which were dropped." if rows else ""
+    what = f"{stood:,} {'item was' if stood == 1 else 'items were'} found in {documents:,} "
+    what += "document, which was dropped." if documents == 1 else "documents, which were dropped."
+    return f"{text}\n\n{what}" if rows else ""
 
 
 _LIMITS = (

@@ -8,10 +8,12 @@ Bytes add up the same way, except that extraction, scrubbing and paragraph cutti
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
+
+from groundup.console import byte_text
 
 STEPS = (
     "read",
@@ -167,3 +169,34 @@ def check_adds_up(report: dict[str, Any]) -> None:
             before = step["out"]["documents"]
         after = source["kept"]["documents"] + source["held_out"]["documents"]
         assert before == after, f"{name}: {before} documents passed all steps, {after} were written"
+
+
+MOST_ALIKE = 12  # reasons of one kind (`language: fi`, `licence: GPL`), in tables for people
+
+
+def folded(dropped: Mapping[str, Mapping[str, int]], most: int = MOST_ALIKE) -> list[tuple[str, int]]:
+    """Reasons with their documents, most first. Of reasons of one kind, of which there may be a hundred, the rarest
+    are one line together; every other reason, however rare, has its own."""
+    kept: list[tuple[str, int]] = []
+    alike: dict[str, list[int]] = {}
+    for reason, count in sorted(dropped.items(), key=lambda item: (-item[1]["documents"], item[0])):
+        kind, found, _ = reason.partition(": ")
+        of_kind = alike.setdefault(kind if found else reason, [])
+        of_kind.append(count["documents"])
+        if len(of_kind) <= most:
+            kept.append((reason, count["documents"]))
+    kept += [
+        (f"{kind}: {len(numbers) - most:,} {'others' if len(numbers) > most + 1 else 'other'}", sum(numbers[most:]))
+        for kind, numbers in alike.items()
+        if len(numbers) > most
+    ]
+    return kept
+
+
+def told_notes(step: Mapping[str, Any]) -> list[str]:
+    """What a step did besides dropping: `spans cut: 35, 26.1 kB of text less`. Personal data has a table of its own."""
+    said = [f"{name}: {number:,}" for name, number in (step.get("notes") or {}).items() if not name.startswith("<")]
+    cut = -int(step.get("changed_bytes") or 0)
+    if said and cut > 0 and step["step"] != "extract":
+        said[-1] += f", {byte_text(cut)} of text less"
+    return said
