@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -151,3 +152,12 @@ def test_a_run_without_a_corpus_is_told_what_would_work(tmp_path: Path, capsys: 
     (tmp_path / "runs" / "empty" / "recipe.yaml").write_text("name: empty\n")
     error = said(capsys, "stats", "empty", "--runs", str(tmp_path / "runs"), code=2)
     assert "no corpus of this run is finished" in error and "data preview" in error
+
+
+def test_the_report_of_a_corpus_alone_speaks_of_no_models(built: Path) -> None:
+    page = (built / "report.html").read_text()
+    assert "The stage finished." in page and "groundup data stats" in page and "load_dataset" in page
+    sections = set(re.findall(r'<section id="(\w+)">', page))
+    assert sections == set(re.findall(r'<a href="#(\w+)">', page))
+    assert {"data", "corpus", "plan"} < sections and not sections & {"made", "samples", "scores", "training", "audit"}
+    assert "This recipe has no" not in page

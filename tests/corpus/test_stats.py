@@ -205,3 +205,12 @@ def test_the_report_holds_each_source_their_sum_and_the_moved_thresholds() -> No
     assert report["clusters"] == {"near duplicates": {"2": 5, "3": 1}}
     assert {"FineWeb", "DCLM-Baseline", "RefinedWeb"} <= {row["name"] for row in report["published"]}
     assert all(0 < row["kept"] < 1 and row["source"] for row in report["published"])
+
+
+def test_no_notch_moves_a_share_or_a_probability_past_one() -> None:
+    """`toxicity_toxic <= 0.997` was said to pass more documents at 1.097."""
+    most = Check("toxic: toxic", "toxicity_toxic", 0.5, 0.997, False)
+    least = Check("language: unsure (en)", "language_score", 0.5, 0.95, True)
+    assert loosened(most) == 1.0 and tightened(most) == pytest.approx(0.8973)
+    assert tightened(least) == 1.0 and loosened(least) == pytest.approx(0.855)
+    assert loosened(Check("too few words", "words", 5, 1, False)) == 2, "what is counted goes on"

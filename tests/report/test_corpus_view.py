@@ -10,6 +10,7 @@ import pytest
 from groundup.report.build import render
 from groundup.report.corpus_view import corpus_view
 from groundup.report.data import report_data
+from groundup.report.data_view import funnel_rows, reasons_table, source_rows
 from groundup.report.histograms import histogram
 
 EDGES = [0.0, 0.5, 1.0, 10.0, 100.0]
@@ -105,3 +106,43 @@ def test_a_threshold_stands_where_its_value_is() -> None:
 
 def test_a_histogram_of_nothing_says_so() -> None:
     assert "no documents" in histogram(EDGES, {}, title="t", x_title="x")
+
+
+def test_zero_is_named_in_the_middle_of_its_bin_and_no_bar_stands_left_of_it() -> None:
+    """The bin of the value 0 stood to the left of the mark 0, as if shares could be negative."""
+    picture = histogram(EDGES, {"passed": {"0": 5, "1": 5, "2": 5, "3": 5}}, title="t", x_title="x")
+    x, width = next(
+        (float(x), float(width)) for x, width in re.findall(r'<rect x="([\d.]+)" y="[\d.]+" width="([\d.]+)"', picture)
+    )
+    marks = re.findall(r'<text x="([\d.]+)"[^>]*class="tick"[^>]*text-anchor="middle"[^>]*>([^<]+)<', picture)
+    assert marks[0][1] == "0" and float(marks[0][0]) == pytest.approx(x + width / 2, abs=1)
+    assert sum(text == "0" for _, text in marks) == 1
+
+
+def test_a_hundred_languages_are_a_few_rows_of_the_table() -> None:
+    dropped = {f"language: x{number:02d}": {"documents": 1 + (number == 3)} for number in range(100)}
+    steps = [
+        {"step": "language", "dropped": dropped},
+        {"step": "limit", "dropped": {"beyond max_bytes": {"documents": 7}}},
+    ]
+    funnel = {"sources": {"web": {"in": {"documents": 200}, "kept": {"documents": 92}, "steps": steps}}}
+    rows = (reasons_table(funnel_rows(funnel)) or {})["rows"]
+    assert [row["reason"] for row in rows[:2]] == ["language: x03", "language: x00"]
+    assert (rows[12]["reason"], rows[12]["cells"], rows[12]["total"]) == ("language: 88 more", ["88"], "88")
+    assert rows[13]["reason"] == "beyond max_bytes", "a setting's name stays as it is written in a recipe"
+    assert len(rows) == 14
+
+
+def test_licences_of_a_source_are_told_most_frequent_first() -> None:
+    counts = {"MIT": 5, "BSD-3-Clause": 9, "ISC": 1, "Apache-2.0": 2}
+    row = source_rows([{"name": "code", "licenses": counts}])[0]
+    assert row["license"] == "BSD-3-Clause, MIT, Apache-2.0 and 1 more"
+    assert source_rows([{"name": "code"}])[0]["license"] == "kept for each document"
+
+
+def test_what_steps_did_besides_dropping_is_told(data: dict) -> None:  # type: ignore[type-arg]
+    step = {"step": "near duplicates", "notes": {"spans cut": 35, "<EMAIL>": 3}, "changed_bytes": -26_065}
+    funnel = {"total": {"steps": [step]}, "sources": {}}
+    assert corpus_view({**data, "funnel": funnel})["besides"] == [
+        "near duplicates: spans cut (35), 26.1 kB of text less"
+    ]

@@ -8,6 +8,9 @@ from typing import Any
 from groundup.report.figures import Bar, bar_chart
 from groundup.report.scales import integer, percent, short_number, size
 
+MOST_LICENCES = 3  # of one source
+MOST_ALIKE = 12  # reasons of one kind (`language: fi`) in the table of drops
+
 
 def data_view(data: Mapping[str, Any]) -> dict[str, Any]:
     funnel = funnel_rows(data["funnel"])
@@ -15,7 +18,7 @@ def data_view(data: Mapping[str, Any]) -> dict[str, Any]:
         "sources": source_rows(data["sources"]),
         "funnel": funnel,
         "funnel_chart": _funnel_chart(funnel),
-        "reasons": _reasons(funnel),
+        "reasons": reasons_table(funnel),
         "mixture": _mixture(data["mixture"]),
         "mixture_chart": _mixture_chart(data["mixture"]),
         "dropped": data["dropped"],
@@ -40,7 +43,7 @@ def source_rows(sources: Any) -> list[dict[str, Any]]:
                 "status": status,
                 "is_used": status == "used",
                 "why": str(row.get("reason") or ""),
-                "license": str(row.get("license") or package.get("license") or "kept for each document"),
+                "license": str(row.get("license") or package.get("license") or _licences(row.get("licenses"))),
                 "where": str(row.get("path") or "this machine"),
                 "version": f"{package['name']} {package['version']}" if package else "",
                 "sha256": str(package.get("sha256") or "")[:12],
@@ -50,6 +53,15 @@ def source_rows(sources: Any) -> list[dict[str, Any]]:
             }
         )
     return rows
+
+
+def _licences(counts: Any) -> str:
+    """The most frequent ones by name; each document keeps its own."""
+    if not isinstance(counts, Mapping) or not counts:
+        return "kept for each document"
+    order = sorted(counts, key=lambda name: (-int(counts[name]), name))
+    more = f" and {len(order) - MOST_LICENCES} more" if len(order) > MOST_LICENCES else ""
+    return ", ".join(order[:MOST_LICENCES]) + more
 
 
 def _notes(notes: Any) -> str:
@@ -106,7 +118,7 @@ def _funnel_chart(funnel: Sequence[Mapping[str, Any]]) -> str:
     return bar_chart(bars, title="Documents kept, held out and dropped per source", x_title="documents")
 
 
-def _reasons(funnel: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+def reasons_table(funnel: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
     """A table of step and reason by source."""
     sources = [str(row["source"]) for row in funnel]
     counts: dict[tuple[str, str], dict[str, int]] = {}
@@ -122,12 +134,12 @@ def _reasons(funnel: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
     rows = [
         {
             "step": step,
-            "reason": reason.replace("_", " "),
+            "reason": reason,
             "cells": [integer(found[source]) if source in found else "" for source in sources],
             "total": integer(sum(found.values())),
         }
-        for (step, reason), found in sorted(
-            counts.items(), key=lambda item: (order.index(item[0][0]), -sum(item[1].values()), item[0][1])
+        for (step, reason), found in _folded(
+            sorted(counts.items(), key=lambda item: (order.index(item[0][0]), -sum(item[1].values()), item[0][1]))
         )
     ]
     totals = [
@@ -135,6 +147,31 @@ def _reasons(funnel: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
         for label, key in (("came in", "in"), ("kept", "kept"), ("held out", "held_out"))
     ]
     return {"sources": sources, "rows": rows, "totals": totals}
+
+
+def _folded(
+    rows: Sequence[tuple[tuple[str, str], dict[str, int]]],
+) -> list[tuple[tuple[str, str], dict[str, int]]]:
+    """Of reasons of one kind, of which there may be a hundred (`language: fi`), the rarest as one row."""
+    kept: list[tuple[tuple[str, str], dict[str, int]]] = []
+    seen: dict[tuple[str, str], int] = {}
+    rest: dict[tuple[str, str], dict[str, int]] = {}
+    for (step, reason), found in rows:
+        kind = (step, reason.partition(": ")[0] if ": " in reason else reason)
+        seen[kind] = seen.get(kind, 0) + 1
+        if seen[kind] <= MOST_ALIKE:
+            kept.append(((step, reason), found))
+            continue
+        if kind not in rest:
+            kept.append((kind, rest.setdefault(kind, {})))  # where the first of them would stand
+        for source, count in found.items():
+            rest[kind][source] = rest[kind].get(source, 0) + count
+    return [
+        ((place[0], f"{place[1]}: {seen[place] - MOST_ALIKE} more"), found)
+        if found is rest.get(place)
+        else (place, found)
+        for place, found in kept
+    ]
 
 
 def _sum(rows: Sequence[Mapping[str, Any]], key: str) -> int:

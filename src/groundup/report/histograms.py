@@ -50,7 +50,9 @@ def histogram(
                 canvas.rect(x + 0.5, y - size, max(width - 1, 1), size, f"bar {kind}")
             y -= size
     every = max(1, math.ceil(len(bins) * LABEL_WIDTH / (right - left)))
-    for place in range(1 if first == 0 else 0, len(bins) + 1, every):
+    if first == 0:  # the bin of 0 (and below) is named by its middle: it reaches nowhere
+        canvas.text(left + width / 2, bottom + 16, short_number(edges[0]), "tick", "middle")
+    for place in range(1 + every if first == 0 else 0, len(bins) + 1, every):
         edge = first + place - 1  # the edge on the left of that bin; the first of all bins has none
         if edge < len(edges):
             canvas.text(left + place * width, bottom + 16, short_number(edges[edge]), "tick", "middle")

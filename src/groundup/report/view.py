@@ -15,6 +15,7 @@ from groundup.report.scales import duration, integer, short_number, size
 from groundup.report.scores_view import accuracy_view, bits_per_byte_view, single_scores
 from groundup.report.training import LEVEL_OF, training_card
 
+DATA_KINDS = frozenset(("corpus", "tokenizer", "tokens"))
 STAGE_KINDS = {
     "pretrain": "pre-trained",
     "sft": "fine-tuned",
@@ -31,6 +32,7 @@ def view(data: Mapping[str, Any]) -> dict[str, Any]:
         "data": data,
         "missing": data["missing"],
         "verdict": verdict(data),
+        "has_models": not is_data_only(data),
         "facts": _facts(data),
         "criteria": [_criterion(row) for row in (data["gate"] or {}).get("criteria", [])],
         "models": [_model(row) for row in data["models"]],
@@ -76,9 +78,19 @@ def verdict(data: Mapping[str, Any]) -> dict[str, str]:
         return {
             "tone": "good",
             "word": "finished",
-            "sentence": f"All {status['of']} stages finished; no gate was asked for.",
+            "sentence": f"{_all_of(status['of'])} finished{'' if is_data_only(data) else '; no gate was asked for'}.",
         }
     return {"tone": "note", "word": "not started", "sentence": "Nothing has been run yet."}
+
+
+def _all_of(stages: int) -> str:
+    return "The stage" if stages == 1 else "Both stages" if stages == 2 else f"All {stages} stages"
+
+
+def is_data_only(data: Mapping[str, Any]) -> bool:
+    """Whether the recipe makes data and no model: then nothing is said of models, scores and training."""
+    kinds = {str(row.get("kind")) for row in data["stages"]}
+    return bool(kinds) and kinds <= DATA_KINDS
 
 
 def _gate_verdict(gate: Mapping[str, Any]) -> dict[str, str]:
@@ -189,6 +201,13 @@ def commands(data: Mapping[str, Any]) -> list[dict[str, str]]:
                 "command": f"{command_name()} chat {shlex.quote(folder)}/{chosen['stage']}",
             }
         )
+    for stage in (row["name"] for row in data["stages"] if row["kind"] == "corpus" and row["status"] == "done"):
+        corpus = shlex.quote(f"{folder}/{stage}")
+        rows += [
+            {"what": f"look at {stage}: funnel, rules, rates", "command": f"{command_name()} data stats {corpus}"},
+            {"what": "the fate of one document", "command": f"{command_name()} data why DOC_ID {corpus}"},
+            {"what": "read it in Python", "command": f"datasets.load_dataset({f'{folder}/{stage}'!r})"},
+        ]
     if data["status"]["word"] in ("failed", "stopped", "cut off"):
         rows.append({"what": "go on where it stopped", "command": run})
     again = f"{command_name()} run {shlex.quote(f'{folder}/recipe.yaml')} name={shlex.quote(data['run'] + '-again')}"

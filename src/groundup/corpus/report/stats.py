@@ -67,13 +67,18 @@ def notch(threshold: float, value_is_whole: bool = False) -> float:
 def loosened(check: Check) -> float:
     """The threshold one notch further, so that more documents pass."""
     step = notch(check.threshold, check.signal in WHOLE)
-    return check.threshold - step if check.is_least else check.threshold + step
+    return check.threshold - step if check.is_least else _not_past_one(check, check.threshold + step)
 
 
 def tightened(check: Check) -> float:
     """The threshold one notch further, so that fewer documents pass."""
     step = notch(check.threshold, check.signal in WHOLE)
-    return check.threshold + step if check.is_least else check.threshold - step
+    return _not_past_one(check, check.threshold + step) if check.is_least else check.threshold - step
+
+
+def _not_past_one(check: Check, moved: float) -> float:
+    """A threshold this near to 1 is that of a share or a probability: none is larger than 1."""
+    return 1.0 if check.threshold <= 1 < moved and check.signal not in WHOLE else moved
 
 
 WHOLE = frozenset(("words", "stop_words", "lines", "longest_line", "longest_word_chars", "sentences", "bytes"))
