@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 from groundup.artifacts import StageContext
 from groundup.corpus.engines import default_workers
+from groundup.corpus.needs import files_of, missing_engine, missing_packages
 from groundup.corpus.report.rates import foretell, kind_of
 from groundup.corpus.settings import CorpusSettings, ExamFiles, ExamTasks
 from groundup.corpus.source_settings import PathSource, PythonCodeSource
-from groundup.corpus.sources.files import local_files
-from groundup.corpus.sources.remote import file_system, is_remote
+from groundup.corpus.sources.remote import is_remote
 from groundup.errors import Problem, UserError
 from groundup.packages import Package, is_package, split_spec
 from groundup.recipe import CheckReport, with_found_paths
@@ -27,19 +28,22 @@ _PACKAGE_BYTES = {
 def check(settings: CorpusSettings, context: StageContext) -> CheckReport:
     """Problems of every source and exam at once; facts: download_bytes, and what rates.py foretells of the build."""
     settings = with_found_paths(settings, context.inputs)
-    problems: list[Problem] = []
+    problems = missing_engine(settings)
+    files: list[tuple[str, str]] = []
     packages: dict[str, Package] = {}
     parts: list[tuple[str, float, float | None]] = []
     for source in settings.sources.values():
         raw = 2e6
         if isinstance(source, PathSource):
-            raw = _size_of(source.path, problems, packages)
+            raw = _size_of(source.path, problems, packages, files, source)
         elif isinstance(source, PythonCodeSource):
             raw = float(source.max_bytes or 60e6)
         parts.append((kind_of(source.type, settings.extract), raw, source.max_bytes))
+    for reference in _reference_sources(settings):
+        _size_of(reference.path, problems, packages, files, reference)
     for exam in settings.decontaminate:
         if isinstance(exam, ExamFiles):
-            _size_of(exam.path, problems, packages)
+            _size_of(exam.path, problems, packages, files)
         elif isinstance(exam, ExamTasks):
             from groundup.tasks import require_tasks
 
@@ -54,6 +58,7 @@ def check(settings: CorpusSettings, context: StageContext) -> CheckReport:
             user_embedding(settings.semantic_embedding)
         except UserError as error:
             problems += error.problems
+    problems += missing_packages(files)
     absent = [one for one in packages.values() if not (context.cache / "packages" / one.file_name).is_file()]
     download = sum(one.bytes for one in absent)
     cores = 1 if settings.workers == 0 else settings.workers or default_workers()
@@ -63,24 +68,39 @@ def check(settings: CorpusSettings, context: StageContext) -> CheckReport:
     return CheckReport({"sources": len(settings.sources), "download_bytes": download, **facts}, problems)
 
 
-def _size_of(spec: str, problems: list[Problem], packages: dict[str, Package]) -> float:
-    """Raw bytes behind a path; what is wrong with it goes to `problems`, a package to `packages`."""
+def _reference_sources(settings: CorpusSettings) -> Iterator[PathSource]:
+    """What models are trained on before anything is judged."""
+    classifier, perplexity = settings.classifier, settings.perplexity
+    asked = (classifier and classifier.good, classifier and classifier.bad, perplexity and perplexity.reference)
+    yield from (one for one in asked if isinstance(one, PathSource))
+
+
+def _size_of(
+    spec: str,
+    problems: list[Problem],
+    packages: dict[str, Package],
+    files: list[tuple[str, str]],
+    source: PathSource | None = None,
+) -> float:
+    """Raw bytes behind a path; what is wrong with it goes to `problems`, a package to `packages`, where its files lie,
+    with the type of source, to `files`. How much is there remotely, only the network knows: 0."""
     try:
         if is_package(spec):
             package, _ = split_spec(spec)
             packages[package.name] = package
             return _PACKAGE_BYTES.get(package.name, float(package.bytes))
-        if is_remote(spec):
-            file_system(spec)  # says which package is missing; how much is there, only the network knows
-            return 0.0
-        files = local_files(spec)
+        kind = str(getattr(source, "type", ""))
+        root, most = getattr(source, "path_root", None), getattr(source, "max_files", None)
+        found = files_of(kind, spec, root, most)
     except UserError as error:
         problems += error.problems
         return 0.0
-    for path in files:
+    files += [(kind, where) for where in found]
+    local = [Path(where) for where in found if not is_remote(where)]
+    for path in local:
         if problem := _unreadable(path):
             problems.append(problem)
-    return float(sum(path.stat().st_size for path in files))
+    return float(sum(path.stat().st_size for path in local))
 
 
 def _unreadable(path: Path) -> Problem | None:

