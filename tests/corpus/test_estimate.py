@@ -100,3 +100,15 @@ def test_no_estimate_from_nothing() -> None:
     assert estimate({"write": 0.3}, 1e12) is None  # a timing.json of before the shards
     assert estimate(timing_report([]), 1e12) is None
     assert rate_of(StepTime("select", 1, cpu_seconds=2.0)).value == 0
+
+
+def test_training_a_model_costs_the_same_however_large_the_corpus() -> None:
+    """Half a minute of training on a sample became 650 core hours for a terabyte."""
+    rows = records(12)
+    train = {"step": "train", "documents": 9_000, "bytes_in": 3, "disk_bytes": 5_000_000, "cpu_seconds": 32.0}
+    without, with_model = timing_report(rows), timing_report([*rows, train])
+    size = 1_000 * without["steps"]["read"]["bytes_in"]
+    bare, more = estimate(without, size), estimate(with_model, size)
+    assert bare is not None and more is not None
+    assert more["core_hours"]["value"] - bare["core_hours"]["value"] == pytest.approx(32 / 3600, rel=1e-6)
+    assert more["work_bytes"] - bare["work_bytes"] == 5_000_000

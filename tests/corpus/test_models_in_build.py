@@ -44,6 +44,8 @@ def test_a_classifier_learns_what_is_good_and_drops_the_rest(build: Callable[...
     assert {row["reason"] for row in dropped} == {"scored too low by the classifier"}
     assert all(row["value"] < row["threshold"] for row in dropped)
     assert "classifier_score" in built.json("stats.json")["sources"]["rows"]["histograms"]
+    learned_from = built.json("timing.json")["steps"]["train"]["bytes_in"]
+    assert learned_from > 10_000, "its progress said `1 B of 1 B`"
 
 
 def test_perplexity_drops_word_salad(build: Callable[..., Built], tmp_path: Path) -> None:

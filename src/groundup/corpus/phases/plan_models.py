@@ -55,7 +55,8 @@ def train(settings: CorpusSettings, context: StageContext, extracted: Sequence[D
                 "languages": list(settings.languages),
             }
             own = _sampled(extracted) if wanted.bad is None else []
-            _trained(models, "classifier", options, own, runner, {"cache": str(cache)})
+            hints = {"cache": str(cache), "source_bytes": _bytes([wanted.good, wanted.bad], cache)}
+            _trained(models, "classifier", options, own, runner, hints)
         measured = read_json(root / models.folders["classifier"] / "classifier.json")["measured"]
         models.classifier_threshold = float(measured["threshold"])
     if (reference := settings.perplexity) is not None:
@@ -69,7 +70,8 @@ def train(settings: CorpusSettings, context: StageContext, extracted: Sequence[D
                 "documents": reference.documents,
                 "language": reference.language,
             }
-            _trained(models, "perplexity", options, (), runner, {"cache": str(cache)})
+            hints = {"cache": str(cache), "source_bytes": _bytes([reference.reference], cache)}
+            _trained(models, "perplexity", options, (), runner, hints)
     if (labelled := settings.toxicity) is not None:
         if labelled.model is not None:
             _take(models, "toxicity", Path(labelled.model))
@@ -111,6 +113,10 @@ def _source(source: Source) -> dict[str, Any]:
 
 def _identity(source: Source, cache: Path) -> list[tuple[str, str]]:
     return [(piece.name, piece.identity) for piece in pieces(source, cache)]
+
+
+def _bytes(sources: Sequence[Source | None], cache: Path) -> int:
+    return sum(piece.bytes for one in sources if one is not None for piece in pieces(one, cache))
 
 
 def _take(models: Models, kind: str, folder: Path) -> None:
@@ -158,10 +164,16 @@ def _train(
         options=options,
         inputs=inputs,
         code=package_modules("groundup.corpus.sources"),
-        bytes=1,
+        bytes=_size(inputs, hints, runner.root),
         hints=hints,
     )
     return runner.phase(f"training the {kind} model", [task])[0]
+
+
+def _size(inputs: Sequence[Input], hints: Mapping[str, Any], root: Path) -> int:
+    """About how many bytes a model learns from, for progress and rates: text shards, a file of rows, sources."""
+    files = [root / name for name, _ in inputs] + ([Path(str(hints["path"]))] if "path" in hints else [])
+    return sum(file.stat().st_size for file in files if file.is_file()) + int(hints.get("source_bytes", 0))
 
 
 def score_tasks(settings: CorpusSettings, extracted: Sequence[Done], models: Models) -> list[Task]:

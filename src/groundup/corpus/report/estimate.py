@@ -20,6 +20,7 @@ TARGETS = (1e12, 100e12)  # bytes of input: 1 TB and 100 TB
 PRICE_PER_CORE_HOUR = 0.045
 EFFICIENCY = 0.9  # of cores that work beside each other: the target of the scaling test (>= 1.8x at 2 workers)
 MATCH_STEPS = frozenset(("match",))
+FIXED_STEPS = frozenset(("train", "exams"))  # models learn from samples, exams are as large as they are
 MATCH_POWER = 1.15
 PER_DECADE = 0.05  # relative spread for each tenfold beyond what was measured: other input is other pages
 FEWEST_TASKS = 3  # below it there is no spread to measure, and the interval is a factor of 2 both ways
@@ -165,10 +166,10 @@ def estimate(
         return None
     growth = bytes_in / measured
     decades = max(0.0, math.log10(growth))
-    rows = [_scaled(one, growth, decades) for one in steps]
+    rows = [_scaled(one, 1.0, 0.0) if one.step in FIXED_STEPS else _scaled(one, growth, decades) for one in steps]
     core_hours = {key: sum(row["core_hours"][key] for row in rows) for key in ("value", "low", "high")}
     used = cores or max(1, math.ceil(core_hours["value"] / EFFICIENCY / 24))
-    written = sum(one.disk_bytes or one.bytes_out for one in steps) * growth
+    written = sum((one.disk_bytes or one.bytes_out) * (1 if one.step in FIXED_STEPS else growth) for one in steps)
     kept = next((one.bytes_out for one in reversed(steps) if one.step == "write"), 0) * growth
     return {
         "bytes_in": round(bytes_in),
