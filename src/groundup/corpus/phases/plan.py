@@ -40,7 +40,7 @@ def package_modules(name: str) -> tuple[str, ...]:
 
 def read_tasks(settings: CorpusSettings, pieces: Mapping[str, Sequence[Piece]], root: Path) -> list[Task]:
     """A task per large piece, and per run of small ones."""
-    code = (*package_modules(source_modules.__name__), "dist:fastwarc", "dist:resiliparse")
+    code = (*package_modules(source_modules.__name__), "dist:resiliparse", "dist:warcio")
     tasks = []
     for name, own in pieces.items():
         for number, group in enumerate(_runs(own, settings.shard_bytes // 4)):

@@ -18,7 +18,7 @@ from groundup.corpus.document import Document, Drop
 from groundup.corpus.source_settings import Source
 from groundup.corpus.sources.piece import Piece as Piece
 
-# By import path: a corpus of text files needs neither fastwarc nor mwparserfromhell.
+# By import path: a corpus of text files needs neither resiliparse nor mwparserfromhell.
 _MODULES = {
     "warc": "warc",
     "wet": "wet",
