@@ -11,7 +11,9 @@ from typing import Any
 import pytest
 
 from groundup.artifacts import fingerprint_folder
+from groundup.cli.corpora import show_why
 from groundup.corpus.pii.audit import is_sampled, read_audit, restore
+from groundup.corpus.report.trial import sample_of, to_be_trained, trial
 from groundup.corpus.report.why import why
 from groundup.corpus.settings import CorpusSettings
 from groundup.errors import UserError
@@ -77,7 +79,10 @@ def test_private_networks_are_replaced_where_the_recipe_says_so(
 
 
 def test_the_audit_gives_back_what_was_replaced_in_the_kept_documents_of_the_sample(
-    build: Callable[..., Built], source: dict[str, str], tmp_path: Path
+    build: Callable[..., Built],
+    source: dict[str, str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     settings = {"sources": {"rows": {**source, "max_bytes": 9_000}}, "shard_bytes": 10_000, **SETTINGS}
     built = build(pii_audit_share=0.5, workers=0, **settings)
@@ -97,6 +102,9 @@ def test_the_audit_gives_back_what_was_replaced_in_the_kept_documents_of_the_sam
         return why(built.folder, id, recorded, tmp_path / "cache")
 
     sampled, other = next(iter(audit)), next(id for id in kept if id not in audit)
+    show_why(sampled, str(built.folder), home=tmp_path, stage_name=None, read_source=False, as_json=False)
+    said = capsys.readouterr().out
+    assert "personal data" in said and "@town-of-arden.org" in said and "<EMAIL>" in said
     (mail,) = told(sampled)["replaced"]
     assert mail["type"] == "email" and mail["original"].endswith("@town-of-arden.org")
     assert told(other)["replaced"] is None
@@ -131,6 +139,17 @@ def test_a_recipe_trains_a_tagger_or_takes_a_trained_one(build: Callable[..., Bu
     assert texts(taken) == found
     everywhere = build(name="all", pii_names={"model": str(trained), "language": None}, **settings)
     assert not any("Peter" in text for text in texts(everywhere).values())
+
+
+def test_a_trial_looks_for_no_names_before_the_tagger_is_trained(tmp_path: Path) -> None:
+    source = rows(tmp_path / "rows.jsonl", [page(1, "They met Maria in Ghent. Write to clerk@town-of-arden.org.")])
+    people = labelled(tmp_path / "people.iob2")
+    given = {"sources": {"rows": source}, "pii": ["name", "email"], "pii_names": {"rows": people}, **SETTINGS}
+    settings = CorpusSettings(**given)
+    sample = sample_of(settings.sources["rows"], tmp_path, 10)
+    (found,) = trial(settings, {"rows": sample.documents}, tmp_path / "trial", seed=0, cache=tmp_path)
+    assert "They met Maria in Ghent. Write to <EMAIL>." in found.text
+    assert to_be_trained(settings) == ["pii_names"]
 
 
 def test_names_are_asked_for_and_given_together() -> None:
