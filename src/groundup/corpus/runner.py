@@ -15,9 +15,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from groundup.artifacts import read_json
 from groundup.console import Console, byte_text
 from groundup.corpus.engines import Run
-from groundup.corpus.tasks import Done, Failure, Outcome, Task, done_from, done_or_none, raise_failure
+from groundup.corpus.tasks import SIDECAR, Done, Failure, Outcome, Task, done_from, done_or_none, raise_failure
 from groundup.errors import EXIT_FAILED, UserError
 
 ATTEMPTS = 3  # of a task whose process dies; after that it is the task's fault
@@ -62,7 +63,7 @@ class Runner:
         queue = list(left)
         while queue:
             again = []
-            for number, outcome in self.run([tasks[place] for place in queue]):
+            for number, outcome in self._outcomes([tasks[place] for place in queue]):
                 place = queue[number]
                 task = tasks[place]
                 if not isinstance(outcome, Failure):
@@ -102,7 +103,14 @@ class Runner:
         )
 
     def _one(self, task: Task) -> Outcome:
-        return next(outcome for _, outcome in self.run([task]))
+        return next(outcome for _, outcome in self._outcomes([task]))
+
+    def _outcomes(self, tasks: Sequence[Task]) -> Iterator[tuple[int, Outcome]]:
+        """What the engine says; but a task whose result lies finished did not fail, only the telling of it did."""
+        for number, outcome in self.run(tasks):
+            if isinstance(outcome, Failure) and (done := done_or_none(tasks[number])) is not None:
+                outcome = read_json(done.task.folder / SIDECAR)
+            yield number, outcome
 
     def _killers(self, task: Task, documents: int) -> list[int]:
         """The places of the documents that kill their process also when they are alone, twice."""
@@ -114,7 +122,7 @@ class Runner:
                 middle = (first + last) // 2
                 halves += [(first, middle), (middle, last)] if last - first > 1 else [(first, last)]
             trials = [replace(task, only=half) for half in halves]
-            ended = [(halves[number], outcome) for number, outcome in self.run(trials)]
+            ended = [(halves[number], outcome) for number, outcome in self._outcomes(trials)]
             ranges = []
             suspects: list[tuple[int, int]] = []
             for half, outcome in sorted(ended, key=lambda one: one[0]):
@@ -124,7 +132,7 @@ class Runner:
                     (ranges if half[1] - half[0] > 1 else suspects).append(half)
             # A lone document is asked twice: its first process may have been ended by somebody else.
             again = [replace(task, only=suspect) for suspect in suspects]
-            for number, outcome in self.run(again):
+            for number, outcome in self._outcomes(again):
                 if isinstance(outcome, Failure):
                     if outcome.kind == "error":  # a full disk is no document's fault
                         raise_failure(task, outcome)

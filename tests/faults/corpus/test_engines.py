@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -22,7 +23,7 @@ from groundup.corpus.settings import CorpusSettings
 from groundup.errors import UserError
 
 from .conftest import DOCUMENTS, PYTHONPATH, SHARD_BYTES, Corpus, kill_everything
-from .slurm_cluster import slurm_cluster, why_not
+from .slurm_cluster import free_ports, slurm_cluster, why_not
 
 POISONED = "0.jsonl:102"
 PER_SHARD = SHARD_BYTES // 600
@@ -131,6 +132,44 @@ def test_dask_gives_the_same_bytes_and_finds_the_poison(fewer: Corpus, poisoned:
     assert [(row["id"], row["reason"]) for row in corpus.drops("poisoned")] == [(POISONED, KILLED)]
 
 
+@pytest.mark.slow
+@needs_dask
+def test_a_dask_cluster_that_goes_away_is_told_and_the_build_goes_on_elsewhere(fewer: Corpus) -> None:
+    whole = fewer.build("local")
+    dask = [sys.executable, "-m", "dask"]
+    environment = os.environ | {"PYTHONPATH": PYTHONPATH, "GROUNDUP_TEST_LOG": str(fewer.log("lost"))}
+    address = f"tcp://127.0.0.1:{free_ports(1)[0]}"
+    with ExitStack() as stack:
+
+        def begin(*command: str) -> subprocess.Popen[bytes]:
+            started = subprocess.Popen([*dask, *command], env=environment, stderr=subprocess.DEVNULL)
+            stack.callback(started.wait)
+            stack.callback(started.kill)
+            return started
+
+        scheduler = begin("scheduler", "--no-dashboard", "--host", address)
+        environment["GROUNDUP_TEST_SLOW"] = "0.05"
+        worker = begin("worker", address, "--nthreads", "1", "--no-dashboard", "--no-nanny")
+        process = fewer.start("lost", {"GROUNDUP_TEST_SILENT": "3"}, engine="dask", address=address)
+        deadline = time.monotonic() + 90
+        while not fewer.log_text("lost") and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.05)
+        begun = fewer.log_text("lost")
+        worker.kill()  # the only one: Dask itself would wait for another for ever
+        worker.wait()
+        _, said = process.communicate(timeout=120)
+        assert process.returncode == 3 and "has no worker any more" in said, said
+
+        begin("worker", address, "--nthreads", "1", "--no-dashboard", "--no-nanny")
+        process = fewer.start("lost", engine="dask", address=address)
+        while fewer.log_text("lost") == begun and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.05)
+        scheduler.kill()
+        _, said = process.communicate(timeout=120)
+        assert process.returncode == 3 and "the Dask scheduler is gone" in said, said
+    assert fewer.build("lost") == whole
+
+
 @pytest.mark.parametrize(("engine", "package"), [("ray", "ray"), ("dask", "distributed")])
 def test_an_engine_that_is_not_installed_says_what_to_install(
     engine: str, package: str, monkeypatch: pytest.MonkeyPatch
@@ -153,10 +192,17 @@ def test_slurm_without_sbatch_says_where_it_must_run(monkeypatch: pytest.MonkeyP
 
 @pytest.fixture
 def cluster(tmp_path: Path) -> Iterator[Any]:
+    with ray_cluster(tmp_path) as made:
+        yield made
+
+
+@contextmanager
+def ray_cluster(tmp_path: Path, **environment: str) -> Iterator[Any]:
     """A head node without CPUs and two nodes with one each, all on this machine."""
     from ray.cluster_utils import Cluster
 
     before = dict(os.environ)
+    os.environ |= environment
     os.environ |= {"PYTHONPATH": PYTHONPATH, "GROUNDUP_TEST_LOG": str(tmp_path / "cluster.log"), "RAY_DEDUP_LOGS": "0"}
     sizes: dict[str, Any] = {"object_store_memory": 100_000_000, "include_dashboard": False}
     made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **sizes})
@@ -236,6 +282,35 @@ def test_everything_killed_on_the_cluster_goes_on(corpus: Corpus, cluster: Any) 
     assert finished
     assert corpus.build("killed", **on_ray) == whole
     assert all(corpus.stamps("killed")[name] == stamp for name, stamp in finished.items())
+
+
+@pytest.mark.slow
+@needs_ray
+def test_a_task_that_rays_memory_monitor_ends_is_a_death_and_no_hang(corpus: Corpus, tmp_path: Path) -> None:
+    strict = {"RAY_memory_usage_threshold": "0.01", "RAY_memory_monitor_refresh_ms": "50"}  # ends whatever it sees
+    with ray_cluster(tmp_path, **strict, GROUNDUP_TEST_SLOW="0.03") as cluster:
+        on_ray = {"engine": "ray", "address": cluster.address, "workers": None}
+        said = corpus.failing("starved", shard_bytes=200_000, **on_ray)
+    assert "Ray ended its worker, as the node ran out of memory; it is tried again" in said
+    assert "ended 3 times without a result" in said and "look for a lack of memory" in said
+
+
+@pytest.mark.slow
+@needs_ray
+def test_a_ray_cluster_that_loses_all_its_nodes_is_told(corpus: Corpus, cluster: Any) -> None:
+    os.environ["GROUNDUP_TEST_SLOW"] = "0.02"
+    silent = {"GROUNDUP_TEST_SILENT": "4"}
+    process = corpus.start("lost", silent, engine="ray", address=cluster.address, workers=None)
+    deadline = time.monotonic() + 120
+    while not corpus.tasks("lost")["extract"] and time.monotonic() < deadline:
+        time.sleep(0.05)
+    while cluster.nodes:
+        cluster.remove_node(cluster.nodes.pop(), allow_graceful=False)
+    _, said = process.communicate(timeout=200)
+    assert process.returncode == 3 and "no node with a CPU" in said, said
+    finished = corpus.stamps("lost")
+    assert corpus.build("lost") == corpus.build("local")
+    assert all(corpus.stamps("lost")[name] == stamp for name, stamp in finished.items())
 
 
 @pytest.mark.slow

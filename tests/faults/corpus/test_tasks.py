@@ -155,6 +155,21 @@ def test_a_disk_that_fills_up_while_a_poison_is_looked_for_blames_no_document(ta
     assert not any(one.without for one in asked)
 
 
+def test_a_task_that_is_finished_did_not_fail_where_only_its_answer_is_lost(task: Task) -> None:
+    """Of Dask and Ray an answer may be lost with the worker, or the node, that keeps it."""
+
+    def run(tasks: Sequence[Task]) -> Iterator[tuple[int, Outcome]]:
+        for number, one in enumerate(tasks):
+            run_task(one)
+            yield number, Failure("died", "killed")
+
+    said = io.StringIO()
+    runner = Runner(run, Path(task.root), Console(said))
+    (done,) = runner.phase("extracting", [replace(task, hints={"documents": 8})])
+    assert set(done.outputs) == {"first.json", "second.json"}
+    assert not runner.redone and "tried again" not in said.getvalue()
+
+
 def test_done_carries_what_later_tasks_ask_for(task: Task) -> None:
     run_task(task)
     done = done_or_none(task)

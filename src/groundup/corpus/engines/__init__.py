@@ -13,6 +13,8 @@ from contextlib import AbstractContextManager, nullcontext
 from groundup.corpus.settings import CorpusSettings
 from groundup.corpus.tasks import Outcome, Task, in_this_process
 
+# A cluster without a worker, or a controller that does not answer, may be starting anew; after so long it is not.
+SILENT_SECONDS = 900.0
 Run = Callable[[Sequence[Task]], Iterator[tuple[int, Outcome]]]
 
 

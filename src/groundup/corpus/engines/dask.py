@@ -5,10 +5,15 @@ Start workers with one thread each (`dask worker --nthreads 1`): HTML parsers cr
 
 from __future__ import annotations
 
+import asyncio
+import threading
+import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import CancelledError
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
+from groundup.corpus import engines
 from groundup.corpus.engines import Run, default_workers
 from groundup.corpus.tasks import Failure, Outcome, Task, attempt, outcome_from_json, outcome_to_json, task_to_json
 from groundup.errors import EXIT_FAILED, UserError
@@ -30,7 +35,10 @@ def dask_tasks(address: str | None, workers: int | None) -> Iterator[Run]:
 
     with ExitStack() as stack:
         # A task whose worker died once is told of, and the runner decides: Dask would try it three times more.
-        stack.enter_context(dask.config.set({"distributed.scheduler.allowed-failures": 0}))
+        # And a local worker that takes long to come back, on a busy machine, is not to be given up: after the last one
+        # tasks would wait for ever.
+        ours = {"distributed.scheduler.allowed-failures": 0, "distributed.deploy.lost-worker-timeout": "1 day"}
+        stack.enter_context(dask.config.set(ours))
         if address:
             try:
                 client = stack.enter_context(Client(address, timeout="30s"))
@@ -48,22 +56,48 @@ def dask_tasks(address: str | None, workers: int | None) -> Iterator[Run]:
 
         def run(tasks: Sequence[Task]) -> Iterator[tuple[int, Outcome]]:
             futures = {client.submit(_attempt, task_to_json(task), pure=False): i for i, task in enumerate(tasks)}
+            ended = threading.Event()
+            watch = threading.Thread(target=_give_up_without_workers, args=(client, futures, ended), daemon=True)
+            watch.start()
             try:
                 for future in as_completed(list(futures)):
-                    error = future.exception()
-                    if error is None:
-                        outcome: Outcome = outcome_from_json(future.result())
-                    elif isinstance(error, KilledWorker):
-                        outcome = Failure("died", "its Dask worker died")
-                    else:
-                        outcome = Failure("died", f"Dask lost it ({type(error).__name__}: {error})"[:300])
                     index = futures.pop(future)
+                    try:
+                        # What a worker gave back lies with it until this very call, and may be lost with it.
+                        outcome: Outcome = outcome_from_json(future.result())
+                    except KilledWorker:
+                        outcome = Failure("died", "its Dask worker died")
+                    except (CancelledError, asyncio.CancelledError) as error:
+                        raise UserError(
+                            f"the Dask scheduler is gone, or has no worker any more: {error}",
+                            where=f"address: {address}" if address else "engine: dask",
+                            fix="when it is back, start the run again: finished shards are kept",
+                            exit_code=EXIT_FAILED,
+                        ) from error
+                    except Exception as error:  # whatever the task itself raises is in its outcome
+                        outcome = Failure("died", f"Dask lost it ({type(error).__name__}: {error})"[:300])
                     yield index, outcome
             finally:
+                ended.set()
                 if futures:  # only what is under way: to cancel what is finished would wait for ever
                     client.cancel(list(futures))
 
         yield run
+
+
+def _give_up_without_workers(client: Any, futures: dict[Any, int], ended: threading.Event) -> None:
+    """Cancels what is under way where for long there has been nobody to do it."""
+    alone_since: float | None = None
+    while not ended.wait(min(30.0, engines.SILENT_SECONDS / 4)):
+        try:
+            is_alone = not client.scheduler_info()["workers"]
+        except Exception:  # the scheduler is gone: the client itself notices
+            return
+        now = time.monotonic()
+        alone_since = (alone_since or now) if is_alone else None
+        if alone_since is not None and now - alone_since > engines.SILENT_SECONDS:
+            client.cancel(list(futures))
+            return
 
 
 def _attempt(record: dict[str, Any]) -> dict[str, Any]:

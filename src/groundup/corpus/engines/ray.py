@@ -7,10 +7,12 @@ node died is reported, and the runner decides.
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from groundup.corpus import engines
 from groundup.corpus.engines import Run
 from groundup.corpus.tasks import Failure, Outcome, Task, attempt, outcome_from_json, outcome_to_json, task_to_json
 from groundup.errors import EXIT_FAILED, UserError
@@ -54,13 +56,18 @@ def ray_tasks(address: str | None, workers: int | None) -> Iterator[Run]:
         limit = workers or max(1, int(ray.cluster_resources().get("CPU", 1)))
         waiting = iter(enumerate(tasks))
         flying: dict[Any, int] = {}
+        alone_since: float | None = None
         try:
             while True:
                 while len(flying) < IN_FLIGHT_PER_CPU * limit and (following := next(waiting, None)) is not None:
                     flying[remote.remote(task_to_json(following[1]))] = following[0]
                 if not flying:
                     return
-                finished, _ = ray.wait(list(flying), num_returns=1)
+                finished, _ = ray.wait(list(flying), num_returns=1, timeout=min(30.0, engines.SILENT_SECONDS / 4))
+                if not finished:
+                    alone_since = _alone_since(alone_since, ray.cluster_resources().get("CPU", 0), address)
+                    continue
+                alone_since = None
                 index = flying.pop(finished[0])
                 try:
                     outcome: Outcome = outcome_from_json(ray.get(finished[0]))
@@ -80,6 +87,21 @@ def ray_tasks(address: str | None, workers: int | None) -> Iterator[Run]:
     finally:
         if not was_connected:
             ray.shutdown()
+
+
+def _alone_since(before: float | None, cores: float, address: str | None) -> float | None:
+    """Since when no node of the cluster has a core for tasks. UserError where that is too long ago."""
+    if cores:
+        return None
+    since = before or time.monotonic()
+    if time.monotonic() - since > engines.SILENT_SECONDS:
+        raise UserError(
+            f"the Ray cluster has had no node with a CPU for {engines.SILENT_SECONDS:,.0f} s",
+            where=f"address: {address}" if address else "engine: ray",
+            fix="when nodes are back, start the run again: finished shards are kept",
+            exit_code=EXIT_FAILED,
+        )
+    return since
 
 
 def _attempt(record: dict[str, Any]) -> dict[str, Any]:

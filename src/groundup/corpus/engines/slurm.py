@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from groundup.artifacts import read_json, write_atomic
+from groundup.corpus import engines
 from groundup.corpus.engines import Run
 from groundup.corpus.tasks import (
     Failure,
@@ -36,7 +37,6 @@ MAX_JOBS = 1_000  # in one array: Slurm's default MaxArraySize is 1001; a job do
 FEW = 2  # fewer tasks than this are done here: a job in the queue would wait longer than they take
 LOOK_SECONDS, MOST_LOOK_SECONDS = 0.2, 5.0  # between two looks
 LATE_SECONDS = 10.0  # a file that a node wrote may be seen here so much later (NFS keeps folders for some seconds)
-SILENT_SECONDS = 900.0  # a controller that does not answer is being restarted; after so long it is not
 # Why a job that waits will wait for ever, in small letters: nothing but another submission helps.
 HOPELESS = """partitiontimelimit partitionnodelimit badconstraints invalidaccount invalidqos accountnotallowed
 qosnotallowed reservationdeleted launchfailed joblaunchfailure dependencyneversatisfied""".split()  # noqa: SIM905
@@ -93,9 +93,9 @@ class _Array:
             return asked.stdout.splitlines() if asked.returncode == 0 else []
         now = time.monotonic()
         self.silent_since = self.silent_since or now
-        if now - self.silent_since > SILENT_SECONDS:
+        if now - self.silent_since > engines.SILENT_SECONDS:
             raise UserError(
-                f"Slurm has not answered for {SILENT_SECONDS / 60:.0f} minutes: {asked.stderr.strip()[:300]}",
+                f"Slurm has not answered for {engines.SILENT_SECONDS:,.0f} s: {asked.stderr.strip()[:300]}",
                 where=f"job {self.job}",
                 fix="when it is back, start the run again: finished shards are kept",
                 exit_code=EXIT_FAILED,

@@ -39,9 +39,10 @@ if os.environ.get("GROUNDUP_TEST_LOG"):
     texts.raw_to_text = raw_to_text
 
     # A step without a limit of its own: what it calls hangs in C on its word, and the kernel ends it soon.
-    from groundup.corpus import guard, pii
+    from groundup.corpus import engines, guard, pii
 
     guard.HANG_SECONDS = 2.0
+    engines.SILENT_SECONDS = float(os.environ.get("GROUNDUP_TEST_SILENT", engines.SILENT_SECONDS))
     find = pii.find
 
     def hanging(text: str, *rest: object, **more: object) -> object:
