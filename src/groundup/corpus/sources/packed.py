@@ -210,6 +210,12 @@ def is_archive(head: bytes, name: str) -> bool:
     return head.startswith((_ZIP, _SEVENZIP)) or head[257:262] == b"ustar" or name.endswith(".tar")
 
 
+def is_packed(head: bytes) -> bool:
+    """Whether a file that begins so is compressed, or an archive."""
+    starts = (_GZIP, _BZIP2, _XZ, _LZ4, _SEVENZIP, _ZIP)
+    return head.startswith(starts) or _ZSTD.match(head) is not None or is_archive(head[:512], "")
+
+
 def is_sevenzip(head: bytes) -> bool:
     return head.startswith(_SEVENZIP)
 

@@ -40,6 +40,11 @@ def json_lines(stream: Any) -> Iterator[Row | BadRow | None]:
         for line in lines:
             yield _json_row(line.encode())
         return
+    yield from json_lines_in_utf8(stream)
+
+
+def json_lines_in_utf8(stream: Any) -> Iterator[Row | BadRow | None]:
+    """A line is read when it is asked for, and no further."""
     while line := stream.readline(MAX_ROW_BYTES):
         if len(line) == MAX_ROW_BYTES and not line.endswith(b"\n"):
             size = len(line)

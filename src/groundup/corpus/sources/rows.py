@@ -19,12 +19,21 @@ from groundup.corpus.source_settings import RowsSource
 from groundup.corpus.sources.files import Input, file_pieces, open_members, sample
 from groundup.corpus.sources.packed import UNPACK_ERRORS
 from groundup.corpus.sources.piece import Piece
-from groundup.corpus.sources.row_formats import BadRow, csv_rows, json_lines, json_list, parquet_rows
+from groundup.corpus.sources.row_formats import (
+    BadRow,
+    csv_rows,
+    json_lines,
+    json_lines_in_utf8,
+    json_list,
+    parquet_rows,
+)
+from groundup.corpus.sources.spans import Span, cut_into_spans, span_of
 from groundup.errors import UserError
 
 _DATE_FIELDS = ("date", "created", "published", "timestamp")
 _FORMATS = (".jsonl", ".ndjson", ".json", ".parquet", ".pq", ".csv", ".tsv", ".zip", ".tar", ".tgz", ".7z")
 _PACKED = (".gz", ".bz2", ".xz", ".zst", ".lz4")
+_END: Any = object()
 _PLACEHOLDER = re.compile(r"\{([\w.\- ]+)\}")
 _SPLITS = re.compile(r"(?:^|[^a-z])({})(?:[^a-z]|$)", re.IGNORECASE)
 
@@ -48,7 +57,12 @@ def pieces(source: RowsSource, cache: Path) -> list[Piece]:
                 where=source.path,
                 fix="name the split as the files do, or leave `split` out",
             )
-    return sample(found, source.max_files)
+    return cut_into_spans(sample(found, source.max_files), _is_json_lines)
+
+
+def _is_json_lines(piece: Piece, head: bytes) -> bool:
+    start = head.lstrip(b"\xef\xbb\xbf \t\r\n")
+    return piece.name.lower().endswith((".jsonl", ".ndjson")) and start.startswith(b"{")
 
 
 def _suffix(name: str) -> str:
@@ -59,6 +73,10 @@ def _suffix(name: str) -> str:
 def read(source: RowsSource, piece: Piece, notes: Counter[str]) -> Iterator[Document | Drop]:
     """One document per row; rows that cannot be read, or lack the text, are drops with their `file:row`."""
     mapping = Mapping.of(source)
+    if (span := span_of(piece)) is not None:
+        notes["parts of large files"] += 1
+        yield from _read_span(span, source, mapping)
+        return
     for file in open_members(piece):
         if isinstance(file, Drop):
             yield file
@@ -74,6 +92,19 @@ def read(source: RowsSource, piece: Piece, notes: Counter[str]) -> Iterator[Docu
             continue
         if not number:
             yield Drop(f"{file.name}:1", "read", "empty file", file.where)
+
+
+def _read_span(span: Span, source: RowsSource, mapping: Mapping) -> Iterator[Document | Drop]:
+    """Rows of a part of a large file, named by the byte at which they begin."""
+    file, place = Input(span.name, path=span.path), span.start
+    try:
+        with span.open() as stream:
+            rows = json_lines_in_utf8(stream)
+            while (place := stream.tell()) < span.end and (row := next(rows, _END)) is not _END:
+                if row is not None:
+                    yield _fate(row, f"{span.name}:@{place}", source, mapping, file)
+    except OSError as error:
+        yield Drop(f"{span.name}:@{place}", "read", "unreadable file", f"{file.where}: {error}")
 
 
 def _rows(file: Input, source: RowsSource, mapping: Mapping) -> Iterator[dict[str, Any] | BadRow | None]:

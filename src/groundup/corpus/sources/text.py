@@ -15,6 +15,7 @@ from groundup.corpus.sources.files import Input, decode, encoding_of, file_piece
 from groundup.corpus.sources.packed import UNPACK_ERRORS
 from groundup.corpus.sources.pages import MAX_PAGE_BYTES, decode_page, page_license
 from groundup.corpus.sources.piece import Piece
+from groundup.corpus.sources.spans import Span, cut_into_spans, span_of
 
 _HTML = {".html", ".htm", ".xhtml"}
 _MARKDOWN = {".md", ".markdown"}
@@ -28,11 +29,20 @@ _FRONT_FIELD = re.compile(r"^(title|date|author|license|lang|language):[ \t]*[\"
 
 def pieces(source: TextSource, cache: Path) -> list[Piece]:
     """One piece per file (an archive is one file)."""
-    return file_pieces(source.path, cache, root=source.path_root, max_files=source.max_files)
+    found = file_pieces(source.path, cache, root=source.path_root, max_files=source.max_files)
+    return cut_into_spans(found, _is_lines) if source.one_per == "line" else found
+
+
+def _is_lines(piece: Piece, head: bytes) -> bool:
+    return _suffix(piece.name) in _TEXT - _HTML and not encoding_of(head).startswith(("utf-16", "utf-32"))
 
 
 def read(source: TextSource, piece: Piece, notes: Counter[str]) -> Iterator[Document | Drop]:
     """A document per file or line; files of other kinds, binary and empty ones are drops."""
+    if (span := span_of(piece)) is not None:
+        notes["parts of large files"] += 1
+        yield from _lines_of_span(span, source)
+        return
     for file in open_members(piece):
         if isinstance(file, Drop):
             yield file
@@ -136,6 +146,30 @@ def _lines(stream: Any, source: TextSource, file: Input) -> Iterator[Document | 
             yield Document(id, file.where, license, line.rstrip("\n"), "prose")
     if not number:
         yield Drop(file.name, "read", "empty file", file.where)
+
+
+def _lines_of_span(span: Span, source: TextSource) -> Iterator[Document | Drop]:
+    """Lines of a part of a large file, named by the byte at which they begin."""
+    license, place = source.license or "unknown", span.start
+    try:
+        with open(span.path, "rb") as file:
+            encoding = encoding_of(file.read(1 << 16))
+        with span.open() as stream:
+            while (place := stream.tell()) < span.end and (line := stream.readline(_MAX_LINE_CHARS)):
+                id = f"{span.name}:@{place}"
+                if len(line) == _MAX_LINE_CHARS and not line.endswith(b"\n"):
+                    while (rest := stream.readline(_MAX_LINE_CHARS)) and not rest.endswith(b"\n"):
+                        pass
+                    start = line[:300].decode(encoding, "replace")
+                    yield Drop(id, "read", f"line longer than {_MAX_LINE_CHARS // 1_000_000} MB", start)
+                    continue
+                text = line.decode(encoding if not place else encoding.removesuffix("-sig"), "replace")
+                # as in smaller files, a carriage return alone ends a line too
+                for number, one in enumerate(text.removesuffix("\n").removesuffix("\r").split("\r")):
+                    if one.strip():
+                        yield Document(f"{id}.{number}" if number else id, str(span.path), license, one, "prose")
+    except OSError as error:
+        yield Drop(f"{span.name}:@{place}", "read", "unreadable file", f"{span.path}: {error}")
 
 
 def _with_front_matter(document: Document) -> Document:
