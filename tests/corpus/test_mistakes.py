@@ -83,7 +83,8 @@ def test_paths_may_start_beside_the_recipe_as_the_manual_says(tmp_path: Path) ->
     )
     (place / "exam.txt").write_text("What is the answer to the first of all the questions?\n")
     recipe = (
-        "name: valley\nstages:\n  corpus:\n    stage: corpus\n    workers: 0\n    near_duplicate_threshold: null\n    quality: null\n"
+        "name: valley\nstages:\n  corpus:\n    stage: corpus\n    workers: 0\n"
+        "    near_duplicate_threshold: null\n    quality: null\n"
         "    sources: {rows: {type: jsonl, path: rows.jsonl}}\n    decontaminate: [{path: exam.txt}]\n"
     )
     (place / "mine.yaml").write_text(recipe)
@@ -95,3 +96,42 @@ def test_paths_may_start_beside_the_recipe_as_the_manual_says(tmp_path: Path) ->
         assert app._main(["run", "mine.yaml", "--quiet"]) == 0
     for name in ("sources.json", "README.md", "documents/rows-00000.parquet"):
         assert (Path("runs/valley/corpus") / name).read_bytes() == (place / "runs/valley/corpus" / name).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "where", "what"),
+    [
+        ("t.csv", "id,tweet,class\n0,Hello there,1\n", "t.csv: row 1", "this one has 'id', 'tweet', 'class'"),
+        ("t.csv", "text,toxic\nHello,1\nThere,perhaps\n", "t.csv: row 2", "toxic is 'perhaps'"),
+        ("t.jsonl", '{"text": "a", "toxic": 1}\n{"text": "b\n', "t.jsonl", "row 2 is no JSON"),
+        ("t.jsonl", '["a", 1]\n', "t.jsonl", "row 1 is no JSON object"),
+        ("t.jsonl", '{"text": "a", "toxic": 1}\n', "t.jsonl", "toxic: 1 rows are labelled 1 and 0 are labelled 0"),
+        ("t.parquet", "PAR1", "t.parquet", "labelled rows are read from .jsonl and .csv"),
+        ("t.csv.gz", "no gzip", "t.csv.gz", "no row has a label"),
+    ],
+)  # fmt: skip
+def test_labelled_rows_are_looked_at_before_anything_is_built(
+    name: str, content: str, where: str, what: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A file without the field `text` was told after all sources had been read, as `invalid literal for int()`."""
+    from groundup.cli import app
+
+    Path(name).write_text(content)
+    Path("mine.yaml").write_text(
+        f"stage: corpus\nsources: {{notes: {{type: text, path: notes.txt}}}}\ntoxicity: {{rows: {name}}}\n"
+    )
+    assert app._main(["check", "mine.yaml"]) == 2
+    told = capsys.readouterr().err
+    assert where in told and what in told and "int()" not in told
+
+
+def test_labels_may_be_written_as_spreadsheets_and_json_write_them() -> None:
+    from groundup.corpus.quality.labelled import categories_of, labelled_rows
+
+    rows = "".join(f'"Text, number {n}",{("1", "TRUE", "1.0")[n % 3]},\nOther {n},0,1\n' for n in range(12))
+    Path("t.csv").write_text("text,toxic,hate\n" + rows + "".join(f"More {n},false,0\n" for n in range(10)))
+    found = labelled_rows(Path("t.csv"))
+    assert found[0] == {"text": "Text, number 0", "toxic": 1, "hate": None}
+    assert categories_of(found) == ("hate", "toxic")
+    Path("t.jsonl").write_text('{"text": "a line\u2028and another", "toxic": true}\n')
+    assert labelled_rows(Path("t.jsonl")) == [{"text": "a line\u2028and another", "toxic": True}]

@@ -8,6 +8,7 @@ from pathlib import Path
 from groundup.artifacts import StageContext
 from groundup.corpus.engines import default_workers
 from groundup.corpus.needs import files_of, missing_engine, missing_packages
+from groundup.corpus.quality.labelled import categories_of, labelled_rows
 from groundup.corpus.report.rates import foretell, kind_of
 from groundup.corpus.settings import CorpusSettings, ExamFiles, ExamTasks
 from groundup.corpus.source_settings import PathSource, PythonCodeSource
@@ -56,6 +57,11 @@ def check(settings: CorpusSettings, context: StageContext) -> CheckReport:
 
         try:
             user_embedding(settings.semantic_embedding)
+        except UserError as error:
+            problems += error.problems
+    if settings.toxicity is not None and settings.toxicity.rows is not None:
+        try:
+            categories_of(labelled_rows(Path(settings.toxicity.rows)), settings.toxicity.rows)
         except UserError as error:
             problems += error.problems
     problems += missing_packages(files)

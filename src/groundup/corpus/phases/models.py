@@ -9,9 +9,6 @@ score             text shard, models                                      -> a c
 
 from __future__ import annotations
 
-import csv
-import gzip
-import io
 import json
 import math
 from collections import Counter
@@ -28,11 +25,11 @@ from groundup.corpus.document import Document
 from groundup.corpus.phases.documents import numbered_rows, source_of
 from groundup.corpus.pii import names as people
 from groundup.corpus.quality import classifier, perplexity, toxicity
+from groundup.corpus.quality.labelled import labelled_rows
 from groundup.corpus.shards import BATCH_ROWS, ShardWriter, read_rows
 from groundup.corpus.sources import read_source
 from groundup.corpus.tasks import Task
 from groundup.corpus.texts import raw_to_text
-from groundup.errors import UserError
 
 CLASSIFIER, PERPLEXITY = "classifier_score", "perplexity"
 TOXICITY = "toxicity_"  # before the name of a category
@@ -88,7 +85,7 @@ def train_perplexity(task: Task, out: Path) -> dict[str, Any]:
 
 def train_toxicity(task: Task, out: Path) -> dict[str, Any]:
     options = task.options
-    rows = list(labelled_rows(Path(task.hints["path"])))
+    rows = labelled_rows(Path(task.hints["path"]))
     ordinary = _sample(task.paths(), options["background"], options["languages"])
     own = {"precision": options["precision"], "prevalence": options["prevalence"]}
     report = toxicity.train(rows, out, background=ordinary, **own)
@@ -99,24 +96,6 @@ def train_names(task: Task, out: Path) -> dict[str, Any]:
     sentences = people.read_iob2(Path(task.hints["path"]))
     report = people.train_names(sentences, out, precision=task.options["precision"])
     return {"documents": len(sentences), "report": report}
-
-
-def labelled_rows(path: Path) -> Iterator[dict[str, Any]]:
-    """Rows of .jsonl or .csv (also .gz): `text`, and 0 or 1 for each category. UserError for what is neither."""
-    data = path.read_bytes()
-    text = (gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data).decode("utf-8-sig")
-    name = path.name.removesuffix(".gz")
-    try:
-        if name.endswith(".csv"):
-            for row in csv.DictReader(io.StringIO(text)):
-                yield {key: value if key == "text" else (int(value) if value else None) for key, value in row.items()}
-            return
-        if name.endswith((".jsonl", ".ndjson")):
-            yield from (json.loads(line) for line in text.splitlines() if line.strip())
-            return
-    except ValueError as error:
-        raise UserError(f"a row is not as it should be: {error}", where=str(path), fix="text, and 0 or 1") from error
-    raise UserError("labelled rows are read from .jsonl and .csv", where=str(path), fix="give one of these")
 
 
 # ---------------------------------------------------------------- scores

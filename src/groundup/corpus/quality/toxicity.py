@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from groundup.corpus.quality import linear
+from groundup.corpus.quality.labelled import categories_of
 from groundup.corpus.quality.toxicity_features import features_of, words_of
 from groundup.corpus.quality.toxicity_words import PROFANITY, balanced_rows
 from groundup.errors import UserError
@@ -79,7 +80,7 @@ def train(
 
     Raises UserError where rows have no text, a label that is neither 0 nor 1, or a category without both.
     """
-    categories = _categories(rows)
+    categories = categories_of(rows)
     features = [features_of(words_of(row["text"])) for row in rows]
     made = balanced_rows(balance, seed)
     made_features = [features_of(words_of(row["text"])) for row in made]
@@ -232,26 +233,6 @@ def _worst(values: Floats, ends: npt.NDArray[np.int64]) -> Floats:
         found[place] = part[: max(1, len(part) // 10)].mean()
         start = end
     return found
-
-
-def _categories(rows: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
-    for number, row in enumerate(rows, 1):
-        if not isinstance(row.get("text"), str):
-            raise UserError("a labelled row needs a `text`", where=f"row {number}", fix='{"text": "...", "toxic": 1}')
-        for name, label in row.items():
-            if name != "text" and label is not None and label not in (0, 1):
-                raise UserError(f"{name} is {label!r}", where=f"row {number}", fix="label with 0 or 1, or leave it out")
-    names = sorted({name for row in rows for name in row if name != "text"})
-    if not names:
-        raise UserError("no row has a label", fix='{"text": "...", "toxic": 1}')
-    for name in names:
-        labels = [row[name] for row in rows if row.get(name) is not None]
-        if min(labels.count(0), labels.count(1)) < 10:
-            raise UserError(
-                f"{name}: {labels.count(1)} rows are labelled 1 and {labels.count(0)} are labelled 0",
-                fix="give at least ten of each, better some thousands",
-            )
-    return tuple(names)
 
 
 def _save(model: Toxicity, folder: Path, options: dict[str, Any]) -> None:
