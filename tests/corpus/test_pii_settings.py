@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import stat
 from collections.abc import Callable
@@ -12,6 +13,7 @@ import pytest
 
 from groundup.artifacts import fingerprint_folder
 from groundup.cli.corpora import show_why
+from groundup.corpus.check import check
 from groundup.corpus.pii.audit import is_sampled, read_audit, restore
 from groundup.corpus.report.trial import sample_of, to_be_trained, trial
 from groundup.corpus.report.why import why
@@ -19,7 +21,7 @@ from groundup.corpus.settings import CorpusSettings
 from groundup.errors import UserError
 from groundup.recipe import load_recipe
 
-from .conftest import Built
+from .conftest import Built, context_in
 
 PLACES = ("harbour", "market", "valley", "bridge", "orchard", "tower", "garden", "mill", "chapel", "quarry")
 PEOPLE = ("Maria", "Peter", "Helen", "Ahmed", "Lucia", "Thomas", "Sara", "David")
@@ -171,3 +173,28 @@ def test_labelled_sentences_that_are_not_there_are_refused_before_anything_runs(
     )
     with pytest.raises(UserError, match=r"nobody\.iob2"):
         load_recipe(str(recipe))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"1\tMaria\tB-PER\n", "1 words of people's names in 1 sentences"),
+        (b"1 Maria\n", "has no tag"),
+        (b"\xff\xfe", "cannot read labelled sentences"),
+        (gzip.compress(b"1\tMaria\tB-PER\n" * 100)[:-9], "cannot read labelled sentences"),
+    ],
+)
+def test_sentences_that_teach_nothing_are_told_by_check(tmp_path: Path, content: bytes, message: str) -> None:
+    path = tmp_path / ("people.iob2.gz" if content[:2] == b"\x1f\x8b" else "people.iob2")
+    path.write_bytes(content)
+    sources = {"rows": rows(tmp_path / "rows.jsonl", ["x"])}
+    settings = CorpusSettings(sources=sources, pii=("name",), pii_names={"rows": str(path)})  # type: ignore[arg-type]
+    (problem,) = check(settings, context_in(tmp_path / "runs" / "corpus")).problems
+    assert message in problem.what
+
+
+def test_a_folder_without_a_tagger_is_told_by_check(tmp_path: Path) -> None:
+    sources = {"rows": rows(tmp_path / "rows.jsonl", ["x"])}
+    given: Any = {"sources": sources, "pii": ["name"], "pii_names": {"model": str(tmp_path)}}
+    (problem,) = check(CorpusSettings(**given), context_in(tmp_path / "runs" / "corpus")).problems
+    assert "no name tagger" in problem.what

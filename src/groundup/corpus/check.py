@@ -64,6 +64,16 @@ def check(settings: CorpusSettings, context: StageContext) -> CheckReport:
             categories_of(labelled_rows(Path(settings.toxicity.rows)), settings.toxicity.rows)
         except UserError as error:
             problems += error.problems
+    if (tagger := settings.pii_names) is not None:
+        from groundup.corpus.pii.names import load_names, read_iob2, require_names
+
+        try:
+            if tagger.rows is not None:
+                require_names(read_iob2(Path(tagger.rows)))
+            elif tagger.model is not None:
+                load_names(Path(tagger.model))
+        except UserError as error:
+            problems += error.problems
     problems += missing_packages(files)
     absent = [one for one in packages.values() if not (context.cache / "packages" / one.file_name).is_file()]
     download = sum(one.bytes for one in absent)

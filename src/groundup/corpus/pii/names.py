@@ -11,11 +11,11 @@ from __future__ import annotations
 import gzip
 import json
 import re
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from zlib import crc32
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +25,7 @@ from groundup.corpus.quality import linear
 from groundup.errors import UserError
 
 FORMAT = "groundup-names-1"
+FEWEST_NAMES = 50  # words of them
 _WORD = re.compile(r"[^\W_]+(?:['\u2019-][^\W_]+)*|[^\w\s]")
 # Common given names of many countries, ours and short: a feature among others, so that few sentences can teach much.
 _GIVEN_NAMES = """
@@ -102,9 +103,21 @@ def read_iob2(path: Path) -> list[Sentence]:
                         )
                     words.append(fields[1])
                     people.append(fields[2].endswith("PER"))
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
         raise UserError(f"cannot read labelled sentences: {error}", where=str(path), fix="give an IOB2 file") from error
     return sentences
+
+
+def require_names(sentences: Sequence[Sentence]) -> None:
+    """UserError where there are fewer than 50 capitalised words of names: too few to learn from."""
+    found = sum(
+        one and word[:1].isupper() for words, people in sentences for word, one in zip(words, people, strict=True)
+    )
+    if found < FEWEST_NAMES:
+        raise UserError(
+            f"{found} words of people's names in {len(sentences)} sentences",
+            fix=f"label at least {FEWEST_NAMES} as B-PER or I-PER",
+        )
 
 
 def train_names(
@@ -123,8 +136,7 @@ def train_names(
                 rows.append(_features(words, place))
                 labels.append(int(people[place]))
                 origin.append(number)
-    if sum(labels) < 50:
-        raise UserError(f"{sum(labels)} words of people's names in {len(sentences)} sentences", fix="label at least 50")
+    require_names(sentences)
     truth = np.array(labels)
     fold = np.array(origin) * folds // len(sentences)  # neighbouring sentences, so whole pages, stay together
     held_out = np.zeros(len(rows))
@@ -195,7 +207,9 @@ def _features(words: Sequence[str], place: int) -> linear.Ids:
         *(f"head={small[:size]}" for size in (2, 3, 4)),
         *(f"tail={small[-size:]}" for size in (1, 2, 3, 4)),
     ]
-    return np.unique(np.array([crc32(name.encode("utf-8", "surrogatepass")) % linear.SIZE for name in names], np.int64))
+    return np.unique(
+        np.array([zlib.crc32(name.encode("utf-8", "surrogatepass")) % linear.SIZE for name in names], np.int64)
+    )
 
 
 def _shape(word: str) -> str:
