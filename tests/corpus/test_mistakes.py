@@ -135,3 +135,24 @@ def test_labels_may_be_written_as_spreadsheets_and_json_write_them() -> None:
     assert categories_of(found) == ("hate", "toxic")
     Path("t.jsonl").write_text('{"text": "a line\u2028and another", "toxic": true}\n')
     assert labelled_rows(Path("t.jsonl")) == [{"text": "a line\u2028and another", "toxic": True}]
+
+
+def test_a_folder_without_a_file_of_its_kind_is_told_before_anything_is_built(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """`no file there is one of rows` was told when all other sources had been read."""
+    from groundup.cli import app
+
+    for folder, names in (("rows", ("a.txt", "b.txt")), ("dump", ("Users.xml", "Votes.xml")), ("split", ("x.jsonl",))):
+        Path(folder).mkdir()
+        for name in names:
+            (Path(folder) / name).write_text("something\n")
+    Path("mine.yaml").write_text(
+        "stage: corpus\nsources:\n  notes: {type: text, path: notes.txt}\n  rows: {type: jsonl, path: rows}\n"
+        "  forum: {type: stackexchange, path: dump}\n  train: {type: jsonl, path: split, split: train}\n"
+    )
+    assert app._main(["check", "mine.yaml"]) == 2
+    told = capsys.readouterr().err
+    assert "mine.yaml:4:29: rows: source 'rows': no file there is one of rows" in told
+    assert "dump: source 'forum': no file there is one that `type: stackexchange` reads" in told
+    assert "split: source 'train': no file's name says it is of the split 'train'" in told

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from groundup.artifacts import StageContext
 from groundup.corpus.engines import default_workers
@@ -12,6 +14,7 @@ from groundup.corpus.quality.labelled import categories_of, labelled_rows
 from groundup.corpus.report.rates import foretell, kind_of
 from groundup.corpus.settings import CorpusSettings, ExamFiles, ExamTasks
 from groundup.corpus.source_settings import PathSource, PythonCodeSource
+from groundup.corpus.sources import pieces
 from groundup.corpus.sources.remote import is_remote
 from groundup.errors import Problem, UserError
 from groundup.packages import Package, is_package, split_spec
@@ -33,10 +36,13 @@ def check(settings: CorpusSettings, context: StageContext) -> CheckReport:
     files: list[tuple[str, str]] = []
     packages: dict[str, Package] = {}
     parts: list[tuple[str, float, float | None]] = []
-    for source in settings.sources.values():
+    for name, source in settings.sources.items():
         raw = 2e6
         if isinstance(source, PathSource):
+            before = len(problems)
             raw = _size_of(source.path, problems, packages, files, source)
+            if len(problems) == before and not is_package(source.path) and not is_remote(source.path):
+                problems += _nothing_to_read(name, source, context.cache)
         elif isinstance(source, PythonCodeSource):
             raw = float(source.max_bytes or 60e6)
         parts.append((kind_of(source.type, settings.extract), raw, source.max_bytes))
@@ -89,6 +95,16 @@ def _reference_sources(settings: CorpusSettings) -> Iterator[PathSource]:
     classifier, perplexity = settings.classifier, settings.perplexity
     asked = (classifier and classifier.good, classifier and classifier.bad, perplexity and perplexity.reference)
     yield from (one for one in asked if isinstance(one, PathSource))
+
+
+def _nothing_to_read(name: str, source: Any, cache: Path) -> list[Problem]:
+    """What the source's reader says of its files before it opens them: none of its kind, no such split or branch."""
+    try:
+        found = pieces(source, cache)
+    except UserError as error:
+        return [replace(problem, what=f"source {name!r}: {problem.what}") for problem in error.problems]
+    what = f"source {name!r}: no file there is one that `type: {source.type}` reads"
+    return [] if found else [Problem(what, source.path, "name another path, or another type")]
 
 
 def _size_of(
