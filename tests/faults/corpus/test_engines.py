@@ -288,9 +288,8 @@ def test_everything_killed_on_the_cluster_goes_on(corpus: Corpus, cluster: Any) 
 @needs_ray
 def test_a_task_that_rays_memory_monitor_ends_is_a_death_and_no_hang(corpus: Corpus, tmp_path: Path) -> None:
     strict = {"RAY_memory_usage_threshold": "0.01", "RAY_memory_monitor_refresh_ms": "50"}  # ends whatever it sees
-    with ray_cluster(tmp_path, **strict, GROUNDUP_TEST_SLOW="0.03") as cluster:
-        on_ray = {"engine": "ray", "address": cluster.address, "workers": None}
-        said = corpus.failing("starved", shard_bytes=200_000, **on_ray)
+    with ray_cluster(tmp_path, **strict, GROUNDUP_TEST_SLOW="0.1") as cluster:
+        said = corpus.failing("starved", engine="ray", address=cluster.address, workers=None)
     assert "Ray ended its worker, as the node ran out of memory; it is tried again" in said
     assert "ended 3 times without a result" in said and "look for a lack of memory" in said
 
