@@ -11,17 +11,20 @@ from groundup.artifacts import StageContext, fingerprint_folder
 from groundup.console import Console
 from groundup.corpus.build import run
 from groundup.corpus.settings import CorpusSettings
-from groundup.errors import UserError
-from groundup.stopping import StopRequest
+from groundup.errors import Stopped, UserError
+from groundup.stopping import listening_for_signals
 
 
 def main() -> None:
     folder, settings = Path(sys.argv[1]), json.loads(Path(sys.argv[2]).read_text())
     folder.mkdir(parents=True, exist_ok=True)
     console = Console(sys.stderr)
-    context = StageContext("corpus", folder, {}, 1337, folder.parent / "cache", console, StopRequest(), folder.parent)
     try:
-        run(CorpusSettings(**settings), context)
+        with listening_for_signals() as stop:
+            given = (folder.parent / "cache", console, stop, folder.parent)
+            run(CorpusSettings(**settings), StageContext("corpus", folder, {}, 1337, *given))
+    except Stopped as stopped:
+        os._exit(stopped.exit_code)
     except UserError as error:
         print(error, file=sys.stderr)
         os._exit(3)

@@ -12,6 +12,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+from groundup.errors import EXIT_INTERRUPTED, EXIT_STOPPED
+
 from .conftest import DOCUMENTS, SHARD_BYTES, Corpus, kill_everything, prose, workers_of
 
 PER_SHARD = SHARD_BYTES // 600  # documents, at most
@@ -86,6 +88,28 @@ def test_killed_workers_are_replaced_and_their_shards_done_again(corpus: Corpus)
     assert "its process was killed by SIGKILL; it is tried again" in said
     assert once <= corpus.extracted("killed") <= once + kills * PER_SHARD
     assert not any("killed the process" in row["reason"] for row in corpus.drops("killed")), "nobody is blamed for it"
+
+
+@pytest.mark.parametrize("workers", [WORKERS, 0])
+def test_a_build_that_is_told_twice_to_stop_leaves_nothing_running_and_goes_on(corpus: Corpus, workers: int) -> None:
+    corpus.slow = 0.01
+    process = corpus.start("stopped", workers=workers)
+    deadline = time.monotonic() + 120
+    while corpus.extracted("stopped") < 30 and time.monotonic() < deadline:
+        time.sleep(0.02)
+    family = workers_of(process)
+    assert len(family) == workers
+    process.send_signal(signal.SIGINT)
+    time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode in (EXIT_INTERRUPTED, EXIT_STOPPED), said
+    assert not psutil.wait_procs(family, timeout=30)[1], "a worker outlives its build"
+    finished = corpus.stamps("stopped")
+    assert finished and not corpus.drops("stopped")
+    corpus.slow = 0
+    assert corpus.build("stopped") == corpus.build("whole")
+    assert all(corpus.stamps("stopped")[name] == stamp for name, stamp in finished.items())
 
 
 @pytest.mark.slow
