@@ -83,6 +83,19 @@ def test_toxicity_drops_by_category_and_counts_it_in_its_own_step(build: Callabl
     assert {(row["step"], row["reason"]) for row in dropped} == {("toxicity", "toxic: insult")}
     steps = {step["step"]: step for step in built.json("funnel.json")["sources"]["rows"]["steps"]}
     assert steps["toxicity"]["dropped"]["toxic: insult"]["documents"] == len(dropped) == 3
+    assert steps["toxicity"]["notes"] == {}
+
+
+def test_a_category_that_drops_nothing_is_told(build: Callable[..., Built], tmp_path: Path) -> None:
+    """A category whose score never reaches the precision was measured, and nobody was told that nothing followed."""
+    built = build(
+        sources={"rows": rows(tmp_path / "rows.jsonl", [text(NICE, 900 + n) for n in range(30)])},
+        toxicity={"rows": labelled(tmp_path / "labelled.jsonl"), "max_scores": {"insult": None}},
+        held_out=None,
+    )
+    steps = {step["step"]: step for step in built.json("funnel.json")["total"]["steps"]}
+    assert steps["toxicity"]["notes"] == {"insult: measured, without a threshold": 30}
+    assert "insult: measured, without a threshold: 30" in (built.folder / "README.md").read_text()
 
 
 def labelled(path: Path) -> str:

@@ -223,6 +223,9 @@ def filter(task: Task, out: Path) -> dict[str, Any]:
                 if dropped is not None and dropped.step == step:
                     break
                 funnel[step].keep(document.bytes)
+            if dropped is None or dropped.step == "toxicity":
+                for note in _measured_only(scores, options):
+                    funnel["toxicity"].notes[note] = funnel["toxicity"].notes.get(note, 0) + 1
             if dropped is not None:
                 funnel[dropped.step].drop(dropped.reason, dropped.bytes)
                 drops.write(drop_row(dropped))
@@ -255,6 +258,13 @@ def _with_scores(task: Task) -> Iterator[tuple[int, dict[str, Any], dict[str, fl
     first = task.only[0] if task.only else 0
     for (number, row), own in zip(numbered_rows(task, text), islice(found, first, None), strict=False):
         yield number, row, own
+
+
+def _measured_only(scores: Mapping[str, float | None], options: Mapping[str, Any]) -> list[str]:
+    """Categories of toxicity that drop nothing, as no score reaches the precision, or as the recipe says so."""
+    judged = {f"toxicity_{name}" for name in (*options["toxicity"], "word_list")}
+    names = [name for name, value in scores.items() if name.startswith("toxicity_") and value is not None]
+    return [f"{name.removeprefix('toxicity_')}: measured, without a threshold" for name in names if name not in judged]
 
 
 def _language_drop(document: Document, options: Mapping[str, Any]) -> tuple[Drop | None, str]:
