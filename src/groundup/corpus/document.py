@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Literal
 
 Media = Literal["html", "wikitext", "prose", "docs", "dialogue", "code"]
@@ -12,6 +13,7 @@ EXCERPT_CHARS = 300
 
 # A run of Han, kana or Hangul is split into characters: those scripts put no spaces between words.
 _CJK = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af"
+_SURROGATE = re.compile("[\ud800-\udfff]")
 _WORD = re.compile(f"[{_CJK}]|[^\\W{_CJK}]+")
 
 
@@ -28,7 +30,7 @@ class Document:
     date: str = ""  # ISO 8601, as exact as the origin says it: "2024", "2024-05-01", "2024-05-01T12:00:00Z"
     metadata: Mapping[str, Any] = field(default_factory=dict, hash=False)  # JSON-able: votes, thread, title ...
 
-    @property
+    @cached_property
     def bytes(self) -> int:
         text = self.text  # of ASCII alone, Python knows it without looking
         return len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
@@ -48,6 +50,17 @@ class Drop:
     bytes: int = 0
     value: float | None = None
     threshold: float | None = None
+
+
+def sound(text: str) -> str:
+    """The text with a replacement character for each lone surrogate (from broken charsets): UTF-8 cannot hold them."""
+    if text.isascii():
+        return text
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return _SURROGATE.sub("\ufffd", text)
+    return text
 
 
 def drop(

@@ -13,9 +13,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from groundup.artifacts import disk_error, sync_folder
-from groundup.corpus.document import Document, Drop
+from groundup.corpus.document import Document, Drop, sound
 
 _FIELDS = ("id", "url", "license", "text", "media", "language", "date", "metadata")  # metadata as JSON text
+_REPEATED = ("source", "license", "media", "language", "reason", "step")
 DOCUMENTS = pa.schema([(name, pa.string()) for name in ("id", "source", *_FIELDS[1:])])
 DROPPED = pa.schema(
     [(name, pa.string()) for name in ("id", "reason", "step", "excerpt")]
@@ -42,7 +43,8 @@ class ShardWriter:
 
     def __enter__(self) -> ShardWriter:
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._writer = pq.ParquetWriter(self._temporary, self.schema, compression="zstd")
+        repeated = [name for name in _REPEATED if name in self.schema.names]  # a dictionary of texts is no gain
+        self._writer = pq.ParquetWriter(self._temporary, self.schema, compression="zstd", use_dictionary=repeated)
         return self
 
     def write(self, row: Mapping[str, Any]) -> None:
@@ -54,10 +56,19 @@ class ShardWriter:
     def _flush(self) -> None:
         if self._rows and self._writer is not None:
             try:
-                self._writer.write_table(pa.Table.from_pylist([_sound(row) for row in self._rows], self.schema))
+                self._writer.write_table(self._table())
             except OSError as error:
                 raise disk_error(error, self.path) from error
             self._rows, self._bytes = [], 0
+
+    def _table(self) -> pa.Table:
+        try:
+            return pa.Table.from_pylist(self._rows, self.schema)
+        except UnicodeEncodeError:
+            rows = [
+                {name: sound(one) if isinstance(one, str) else one for name, one in row.items()} for row in self._rows
+            ]
+            return pa.Table.from_pylist(rows, self.schema)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -78,21 +89,7 @@ class ShardWriter:
 
 
 def _sound(row: Mapping[str, Any]) -> dict[str, Any]:
-    """Lone surrogates (from broken charsets) cannot be written as UTF-8: they become the replacement character."""
-    return {
-        name: value.encode("utf-8", "replace").decode() if isinstance(value, str) and not _is_utf8(value) else value
-        for name, value in row.items()
-    }
-
-
-def _is_utf8(text: str) -> bool:
-    if text.isascii():
-        return True
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
+    return {name: sound(value) if isinstance(value, str) else value for name, value in row.items()}
 
 
 def _sync_file(path: Path) -> None:

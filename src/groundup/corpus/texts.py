@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from groundup.corpus.document import Document
+from groundup.corpus.document import Document, sound
 from groundup.corpus.extract import Method, main_text, tidy
 from groundup.corpus.quality.language import detect
 
@@ -18,8 +18,7 @@ def raw_to_text(document: Document, method: Method, languages: Sequence[str]) ->
 
     Raises what the extractors raise on pages that they cannot take.
     """
-    # Broken charsets leave lone surrogates, which no parser and no file takes: they become the replacement character.
-    text = document.text.encode("utf-8", "surrogatepass").decode("utf-8", "replace")
+    text = sound(document.text)  # no parser takes lone surrogates
     if document.media == "wikitext":
         from groundup.corpus.sources.wikipedia import prose_of
 

@@ -49,17 +49,25 @@ _BOILERPLATE_LINE = re.compile(
     re.I,
 )
 _MAX_BOILERPLATE_LINE_CHARS = 200
-_BOILERPLATE_WORD = re.compile("cookie|javascript|terms of|privacy policy", re.I)
+_BOILERPLATE_WORDS = ("cookie", "javascript", "terms of", "privacy policy")  # one stands in every such line
+_BOILERPLATE_WORD = re.compile("|".join(_BOILERPLATE_WORDS), re.I)
 _ENCODED = re.compile(r"[A-Za-z0-9+/]{400,}|(?:\\x[0-9a-fA-F]{2}){60,}|(?:[0-9a-fA-F]{2},?\s?){300,}")
 
 
 def cut_boilerplate(text: str) -> str:
     """A page without the lines that ask for JavaScript or talk of cookies (C4)."""
-    if not _BOILERPLATE_WORD.search(text):
+    small = text.lower()
+    if not any(word in small for word in _BOILERPLATE_WORDS):
         return text
-    lines = text.split("\n")
-    kept = [line for line in lines if len(line) > _MAX_BOILERPLATE_LINE_CHARS or not _BOILERPLATE_LINE.search(line)]
-    return text if len(kept) == len(lines) else "\n".join(kept).strip("\n")
+    kept, place = [], 0
+    for match in _BOILERPLATE_WORD.finditer(text):
+        start, end = text.rfind("\n", 0, match.start()) + 1, text.find("\n", match.end())
+        end = len(text) if end < 0 else end
+        is_short = end - start <= _MAX_BOILERPLATE_LINE_CHARS
+        if start >= place and is_short and _BOILERPLATE_LINE.search(text[start:end]):
+            kept.append(text[place:start])
+            place = end + 1
+    return "".join((*kept, text[place:])).strip("\n") if kept else text
 
 
 def signals_of(text: str, media: Media, language: str) -> dict[str, float]:

@@ -23,7 +23,9 @@ from groundup.corpus.sources.packed import UNPACK_ERRORS, unpack
 
 _GZIP = b"\x1f\x8b\x08"
 _BLOCK = 1 << 20
+_READ = 1 << 16  # compressed bytes at a time: what is left of it is copied once for every record
 _STEP = 1 << 18  # unpacked at a time
+_BEGINNING = 1 << 11
 _HEAD = 64  # by which a record is told
 _IN_MEMORY = 1 << 24  # larger members go to disk
 _SALVAGE = 1 << 14  # read at a time of a damaged member
@@ -160,10 +162,15 @@ def _of_unit(unit: _Member) -> Iterator[Record | Gap]:
 
 def _begins_record(data: IO[bytes]) -> bool:
     """Whether it begins with a record, with all of its headers. Leaves the place at the beginning."""
-    data.seek(0)
-    start = data.read(_MAX_LINE).lstrip()
-    data.seek(0)
-    return start.startswith(b"WARC/") and _BLANK_LINE.search(start) is not None
+    for size in (_BEGINNING, _MAX_LINE):  # few records have longer headers
+        data.seek(0)
+        start = data.read(size).lstrip()
+        data.seek(0)
+        if len(start) >= len(b"WARC/") and not start.startswith(b"WARC/"):
+            return False
+        if start.startswith(b"WARC/") and _BLANK_LINE.search(start):
+            return True
+    return False
 
 
 def _is_short(data: IO[bytes]) -> bool:
@@ -200,7 +207,7 @@ def _gzip_members(stream: Any, goes_on: Callable[[], bool]) -> Iterator[_Member]
     pending, read_to = b"", 0  # bytes that were read and not yet used, and where in the file they end
     zeros = 0
     while True:
-        if not pending and (pending := stream.read(_BLOCK)):
+        if not pending and (pending := stream.read(_READ)):
             read_to += len(pending)
         is_end = not pending
         zeros += len(pending) - len(pending := pending.lstrip(b"\0"))
@@ -216,7 +223,7 @@ def _gzip_members(stream: Any, goes_on: Callable[[], bool]) -> Iterator[_Member]
         inflater, head, full = zlib.decompressobj(31), b"", False
         while not inflater.eof and not why:
             if not pending and not full:
-                pending = stream.read(_BLOCK)
+                pending = stream.read(_READ)
                 read_to += len(pending)
                 why = "" if pending else "cut off inside a gzip member"
             try:
