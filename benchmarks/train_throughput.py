@@ -326,10 +326,10 @@ def targets(work: Work, results: dict[tuple[str, str], dict[str, Any]]) -> list[
             if peers:
                 rows.append(common.target(f"{work.name} {dtype}: {name}", result, peers, wanted))
         if peers and work.name == "135m":
-            for name in dict.fromkeys([BY_DEFAULT, best]):
-                if name in ours:
-                    wanted = MEMORY_TARGET if name == BY_DEFAULT else None
-                    rows.append(memory_target(f"{work.name} {dtype}: peak memory of {name}", ours[name], peers, wanted))
+            default = BY_DEFAULT if BY_DEFAULT in ours else best
+            for name in dict.fromkeys(one for one in (default, best) if one is not None):
+                wanted = MEMORY_TARGET if name == default else None
+                rows.append(memory_target(f"{work.name} {dtype}: peak memory of {name}", ours[name], peers, wanted))
         if dtype == "bfloat16" and best is not None and best != "groundup, torch alone" and "mfu" in ours[best]:
             mfu, wanted = ours[best]["mfu"], MFU_TARGET if work.name == "10m" else None
             rows.append(

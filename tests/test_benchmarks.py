@@ -190,6 +190,11 @@ def test_memory_counts_as_a_target_for_the_large_shape(benchmark: Any) -> None:
     rows = {row["name"]: row for row in throughput.targets(throughput.WORKS["135m"], results)}
     memory = rows["135m bfloat16: peak memory of groundup, torch alone"]
     assert (memory["ratio"], memory["holds"]) == (0.9, False)
+    results["groundup, kernels", "bfloat16"] = result("c", 0.6, peak_memory_bytes=70)
+    results["groundup, kernels, 2 processes", "bfloat16"] = result("d", 0.5, peak_memory_bytes=120)
+    rows = {row["name"]: row for row in throughput.targets(throughput.WORKS["135m"], results)}
+    assert rows["135m bfloat16: peak memory of groundup, kernels"]["holds"], "what --processes auto takes there"
+    assert rows["135m bfloat16: peak memory of groundup, kernels, 2 processes"]["holds"] is None
 
 
 def test_iterations_fill_the_time_with_evaluations_and_start_counted(benchmark: Any) -> None:
