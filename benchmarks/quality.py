@@ -143,9 +143,10 @@ def work(system: str) -> int:
 
 
 def ours(system: str) -> Callable[[list[str]], int | None]:
-    from groundup.corpus.quality import classifier, perplexity, signals_of
+    from groundup.corpus.quality import classifier, perplexity
     from groundup.corpus.quality.language import identify
     from groundup.corpus.quality.rules import failures
+    from groundup.corpus.quality.signals import signals_of
     from groundup.corpus.settings import QualityRules
 
     rules = QualityRules()

@@ -26,7 +26,7 @@ import numpy as np
 import scrub_data
 from common import ROOT, machine
 
-from groundup.corpus.quality.signals import toxicity
+from groundup.corpus.quality import toxicity
 
 HERE = Path(__file__).resolve().parent
 SHARED = next((p for p in (ROOT / "shared/data", ROOT.parent / "shared/data") if p.is_dir()), ROOT / "shared/data")

@@ -38,6 +38,9 @@ class Level:
     left: Values  # b: the probability that is left for the lower order
 
 
+LEAST_PROBABILITY = 1e-12
+
+
 @dataclass(frozen=True)
 class NgramModel:
     """An interpolated n-gram model. A word never seen has what the first level leaves, over `vocabulary` words."""
@@ -51,7 +54,8 @@ class NgramModel:
         """(texts,) perplexity per word: 2 to the mean surprise in bits. NaN for a text without words."""
         result = np.full(len(texts), math.nan)
         for places, hashes, ends in _blocks(texts, len(self.levels) - 1):
-            surprise = -np.log(self.probabilities(hashes))
+            # a model of few words may leave nothing for one that it never saw, or a rounding less than nothing
+            surprise = -np.log(np.maximum(self.probabilities(hashes), LEAST_PROBABILITY))
             surprise[hashes == _BEGIN] = 0.0
             words = np.diff(np.concatenate(([0], ends))) - (len(self.levels) - 1)
             sums = np.add.reduceat(surprise, np.concatenate(([0], ends[:-1])))
