@@ -13,24 +13,17 @@ import re
 import shutil
 import tempfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import IO, Any
 
 from groundup.corpus.sources.files import Input
+from groundup.corpus.sources.gzip_members import GZIP, NO_RECORD, Member, gzip_members, inflated, next_member
 from groundup.corpus.sources.packed import UNPACK_ERRORS, unpack
 
-_GZIP = b"\x1f\x8b\x08"
 _BLOCK = 1 << 20
-_READ = 1 << 16  # compressed bytes at a time: what is left of it is copied once for every record
-_STEP = 1 << 18  # unpacked at a time
 _BEGINNING = 1 << 11
-_HEAD = 64  # by which a record is told
-_IN_MEMORY = 1 << 24  # larger members go to disk
-_SALVAGE = 1 << 14  # read at a time of a damaged member
-_PADDING = 512  # fewer zeros than this at the end of a file are no loss
-_NO_RECORD = "a gzip member without a WARC record"
 _MAX_LINE = 1 << 16
 _HEADER_LINES = 200
 _BLANK_LINE = re.compile(rb"\n\r?\n")
@@ -64,14 +57,14 @@ def records(file: Input) -> Iterator[Record | Gap]:
     with file.open() as raw:
         stream: Any = raw if hasattr(raw, "peek") else io.BufferedReader(raw, _BLOCK)  # type: ignore[type-var]
         head = bytes(stream.peek(1024)[:1024])
-        start = _inflated(head)[:32] if head.startswith(_GZIP) else head
+        start = inflated(head)[:32] if head.startswith(GZIP) else head
         if start.startswith(b"filedesc:"):
             yield from _by_warcio(stream)
-        elif head.startswith(_GZIP):
+        elif head.startswith(GZIP):
             yield from _gzipped(stream)
         elif head.lstrip().startswith(b"WARC/"):
             yield from _plain(stream)
-        elif _next_member(stream, 0) is not None:
+        elif next_member(stream, 0) is not None:
             yield from _gzipped(stream)  # its beginning is damaged
         elif (unpacked := _from_start(stream, file.where)) is not stream:
             yield from _spooled(unpacked)
@@ -84,23 +77,7 @@ def _from_start(stream: Any, where: str) -> IO[bytes]:
     return unpack(stream, where)
 
 
-def _inflated(data: bytes) -> bytes:
-    try:
-        return zlib.decompressobj(31).decompress(data, 1024)
-    except zlib.error:
-        return b""
-
-
 # ---------------------------------------------------------------- gzip
-
-
-@dataclass
-class _Member:
-    """What a gzip member holds, and what it broke by. `goes_on`: another one was found behind it."""
-
-    data: IO[bytes]
-    why: str = ""
-    goes_on: bool = True
 
 
 def _gzipped(stream: Any) -> Iterator[Record | Gap]:
@@ -114,7 +91,7 @@ def _gzipped(stream: Any) -> Iterator[Record | Gap]:
             yield Gap(why, goes_on=True)
         found_any = True
         yield one
-    if not found_any and why in ("", _NO_RECORD):
+    if not found_any and why in ("", NO_RECORD):
         stream.seek(0)
         yield from _by_warcio(stream, "it has no WARC record")
     elif not found_any:
@@ -122,13 +99,13 @@ def _gzipped(stream: Any) -> Iterator[Record | Gap]:
 
 
 def _of_members(stream: Any) -> Iterator[Record | Gap]:
-    units: list[_Member] = []  # the last member, with those behind it that go on with its records
+    units: list[Member] = []  # the last member, with those behind it that go on with its records
     is_cut_anywhere = False  # the archive was compressed in blocks, and not record by record
 
     def goes_on() -> bool:
         return bool(units) and not units[-1].why and (is_cut_anywhere or _is_short(units[-1].data))
 
-    for member in _gzip_members(stream, goes_on):
+    for member in gzip_members(stream, goes_on):
         if not _begins_record(member.data) and goes_on():
             is_cut_anywhere = True
             units[-1].data.seek(0, io.SEEK_END)
@@ -142,7 +119,7 @@ def _of_members(stream: Any) -> Iterator[Record | Gap]:
         yield from _of_unit(units.pop())
 
 
-def _of_unit(unit: _Member) -> Iterator[Record | Gap]:
+def _of_unit(unit: Member) -> Iterator[Record | Gap]:
     if _begins_record(unit.data):
         waiting: list[Record | Gap] = []  # a record with what follows it up to the next one
         for one in _plain(unit.data):
@@ -154,7 +131,7 @@ def _of_unit(unit: _Member) -> Iterator[Record | Gap]:
             waiting[0] = replace(waiting[0], damaged=unit.why)  # no checksum vouches for the last one
         yield from waiting
     elif not unit.why:
-        yield Gap(_NO_RECORD, unit.goes_on)
+        yield Gap(NO_RECORD, unit.goes_on)
     if unit.why:
         yield Gap(unit.why, unit.goes_on)
     unit.data.close()
@@ -196,98 +173,6 @@ def _is_short(data: IO[bytes]) -> bool:
             return True
         place = data.tell() + (int(length) if length.isdigit() else 0)
     return place > end
-
-
-def _gzip_members(stream: Any, goes_on: Callable[[], bool]) -> Iterator[_Member]:
-    """The members in their order. Of one that is damaged, what stands before the damage; then on to the next record.
-
-    A member that begins no record is unpacked only where the one before it `goes_on`.
-    """
-    stream.seek(0)
-    pending, read_to = b"", 0  # bytes that were read and not yet used, and where in the file they end
-    zeros = 0
-    while True:
-        if not pending and (pending := stream.read(_READ)):
-            read_to += len(pending)
-        is_end = not pending
-        zeros += len(pending) - len(pending := pending.lstrip(b"\0"))
-        if (is_end and zeros >= _PADDING) or (pending and zeros):
-            yield _Member(io.BytesIO(), f"{zeros:,} bytes of zeros", goes_on=not is_end)
-        if is_end:
-            return
-        if not pending:
-            continue
-        zeros = 0
-        start, why = read_to - len(pending), ""
-        data: Any = io.BytesIO()  # a SpooledTemporaryFile would read every line in Python
-        inflater, head, full = zlib.decompressobj(31), b"", False
-        while not inflater.eof and not why:
-            if not pending and not full:
-                pending = stream.read(_READ)
-                read_to += len(pending)
-                why = "" if pending else "cut off inside a gzip member"
-            try:
-                out = inflater.decompress(pending, _STEP)
-            except zlib.error as error:
-                why = str(error)
-                _salvage(stream, start, data)
-                break
-            pending, full = inflater.unconsumed_tail, len(out) == _STEP
-            data.write(out)
-            if isinstance(data, io.BytesIO) and data.tell() > _IN_MEMORY:
-                data = _on_disk(data)
-            if len(head) < _HEAD and (len(head := head + out[:_HEAD]) >= _HEAD or inflater.eof):
-                why = why if head.lstrip().startswith(b"WARC/") or goes_on() else _NO_RECORD
-        if not why:
-            pending = inflater.unused_data
-            yield _Member(data)
-            continue
-        found = _next_member(stream, start + 1)
-        yield _Member(data, why, found is not None)
-        if found is None:
-            return
-        stream.seek(found)
-        pending, read_to = b"", found
-
-
-def _on_disk(data: io.BytesIO) -> IO[bytes]:
-    file = tempfile.TemporaryFile()  # noqa: SIM115 - closed by who reads it
-    file.write(data.getbuffer())
-    return file
-
-
-def _salvage(stream: Any, start: int, data: Any) -> None:
-    """What of a damaged member can be unpacked, up to the very byte at which it shows."""
-    stream.seek(start)
-    data.seek(0)
-    data.truncate()
-    inflater, block = zlib.decompressobj(31), b""
-    with contextlib.suppress(zlib.error):
-        while not inflater.eof and (block := inflater.unconsumed_tail or stream.read(_SALVAGE)):
-            before = inflater.copy()
-            try:
-                data.write(inflater.decompress(block, _STEP))
-            except zlib.error:
-                for place in range(len(block)):
-                    data.write(before.decompress(block[place : place + 1]))
-
-
-def _next_member(stream: Any, place: int) -> int | None:
-    """Where from `place` on a gzip member begins that holds the beginning of a WARC record."""
-    stream.seek(place)
-    data: bytes = b""
-    base = place
-    while block := stream.read(_BLOCK):
-        data += block
-        at = data.find(_GZIP)
-        while at >= 0:
-            if len(data) - at < 4096:
-                data += stream.read(4096)
-            if _inflated(data[at : at + 4096]).startswith(b"WARC/"):
-                return base + at
-            at = data.find(_GZIP, at + 1)
-        base, data = base + len(data) - 2, data[-2:]
-    return None
 
 
 def _spooled(stream: IO[bytes]) -> Iterator[Record | Gap]:
