@@ -68,7 +68,9 @@ def slow_signals(text: str, language: str) -> dict[str, float]:
     number = max(1, len(words) if unspaced else len(real))
     lines = [line.strip() for line in text.split("\n") if line.strip()]
     share = lambda hits, all: sum(map(bool, hits)) / max(1, len(all))  # noqa: E731
-    bullets = [re.match(r"[-*–—·+•●‣▪◦∙■]\s+\S|[•●‣▪◦∙■]\S*\s+\S|[0-9]{1,3}[.)]\s+\S", line, re.S) for line in lines]
+    blank, word = "[\\s\u1361]+", "[^\\s\u1361]"  # Ethiopic separates words by a mark of its own
+    bullet = f"[-*–—·+•●‣▪◦∙■]{blank}{word}|[•●‣▪◦∙■]{word}*{blank}{word}|[0-9]{{1,3}}[.)]{blank}{word}"
+    bullets = [re.match(bullet, line, re.S) for line in lines]
     found: dict[str, float] = {
         "characters": len(text),
         "words": len(words) if unspaced else len(real),
