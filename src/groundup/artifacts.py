@@ -114,8 +114,9 @@ def write_atomic(path: Path, content: str | bytes) -> None:
     sync_folder(path.parent)
 
 
-def write_json(path: Path, value: Any) -> None:
-    write_atomic(path, json.dumps(value, indent=1, ensure_ascii=False, default=str) + "\n")
+def write_json(path: Path, value: Any, indent: int | None = 1) -> None:
+    """`indent=None` for what only programs read: several times as fast."""
+    write_atomic(path, json.dumps(value, indent=indent, ensure_ascii=False, default=str) + "\n")
 
 
 def read_json(path: Path) -> Any:

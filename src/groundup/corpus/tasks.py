@@ -186,7 +186,7 @@ def run_task(task: Task) -> dict[str, Any]:
             "cpu_seconds": round(_cpu_seconds() - cpu, 4),
             "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
         }
-        write_json(scratch / SIDECAR, record)
+        write_json(scratch / SIDECAR, record, indent=None)
         _take_mark_off(scratch)
         if not _put_in_place(scratch, task.folder):
             if done_or_none(task) is not None:  # another attempt was quicker

@@ -239,7 +239,7 @@ def filter(task: Task, out: Path) -> dict[str, Any]:
                 url=document.url,
                 signals={**signals, "language_score": score} if document.media != "code" and score else signals,
             )
-    write_json(out / "observed.json", stats.as_json())
+    write_json(out / "observed.json", stats.as_json(), indent=None)
     passed = funnel["toxicity"].out
     return {
         "documents": funnel["language"].into.documents,
@@ -335,5 +335,5 @@ def keys(task: Task, out: Path) -> dict[str, Any]:
         sizes.append(size)
         documents += 1
         texts_bytes += size
-    write_json(out / "sizes.json", sizes)
+    write_json(out / "sizes.json", sizes, indent=None)
     return {"documents": documents, "bytes_in": texts_bytes, "bytes_out": sum(p.stat().st_size for p in out.iterdir())}

@@ -108,8 +108,8 @@ def finish(task: Task, out: Path) -> dict[str, Any]:
         funnel["exact duplicates"].notes["paragraphs cut"] = cut[0]
     if cut := stats.counters.get("duplicate spans", {}).get("cut"):
         funnel["near duplicates"].notes["spans cut"] = cut[0]
-    write_json(out / "observed.json", stats.as_json())
-    write_json(out / "hits.json", found)
+    write_json(out / "observed.json", stats.as_json(), indent=None)
+    write_json(out / "hits.json", found, indent=None)
     if task.options["pii"]["audit_share"]:
         write_audit(out / "audit.jsonl", scrubber.audit)
     return {
@@ -231,7 +231,7 @@ def write(task: Task, out: Path) -> dict[str, Any]:
                     license=document.license,
                     url=document.url,
                 )
-    write_json(out / "observed.json", stats.as_json())
+    write_json(out / "observed.json", stats.as_json(), indent=None)
     return {
         "documents": funnel["limit"].into.documents,
         "bytes_in": funnel["limit"].into.bytes,

@@ -13,6 +13,7 @@ from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from hashlib import sha256
 from typing import Any, Literal
 from urllib.parse import urlsplit
@@ -131,7 +132,10 @@ class SourceStats:
         self.add("documents", fate, 1, bytes)
         for signal, value in {"bytes": float(bytes), **(signals or {})}.items():
             if math.isfinite(value):
-                self.histograms.setdefault(signal, {}).setdefault(fate, Counter())[bisect_left(EDGES, value)] += 1
+                fates = self.histograms.setdefault(signal, {})
+                if (bins := fates.get(fate)) is None:  # (setdefault would make a Counter for every value)
+                    bins = fates[fate] = Counter()
+                bins[bisect_left(EDGES, value)] += 1
 
     def add(self, group: str, name: str, number: int = 1, bytes: int = 0) -> None:
         """Count anything else by name: `personal data`/EMAIL, `toxicity`/insult, `exams`/gsm8k, ..."""
@@ -213,8 +217,13 @@ def _keep_near(examples: list[dict[str, Any]], check: Check, document_id: str, t
 
 def _nearest(examples: list[dict[str, Any]], threshold: float) -> None:
     """Sort by distance to the threshold and keep EXAMPLES; ids decide ties by their hash, so no order of work does."""
-    examples.sort(key=lambda one: (abs(one["value"] - threshold), sha256(one["id"].encode()).digest()))
+    examples.sort(key=lambda one: (abs(one["value"] - threshold), _lot(one["id"])))
     del examples[EXAMPLES:]
+
+
+@lru_cache(maxsize=4096)  # the same few documents are compared again and again
+def _lot(document_id: str) -> bytes:
+    return sha256(document_id.encode()).digest()
 
 
 def _largest(names: Mapping[str, Sequence[int]]) -> dict[str, list[int]]:
