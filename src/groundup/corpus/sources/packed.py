@@ -22,7 +22,6 @@ from groundup.errors import UserError
 _GZIP, _BZIP2, _XZ, _LZ4 = b"\x1f\x8b", b"BZh", b"\xfd7zXZ\x00", b"\x04\x22\x4d\x18"
 _SEVENZIP, _ZIP = b"7z\xbc\xaf\x27\x1c", b"PK\x03\x04"
 _ZSTD = re.compile(rb"\x28\xb5\x2f\xfd|[\x50-\x5f]\x2a\x4d\x18")  # a frame, or a skippable one in front of it
-_BZIP2_STREAM = re.compile(rb"BZh[1-9]1AY&SY")
 _BLOCK = 1 << 18
 ZSTD_WINDOW_BYTES = 1 << 31  # what `zstd --long=31` writes, as the Reddit dumps do
 
@@ -110,61 +109,6 @@ class _Arrow(_Readable):
         import pyarrow as pa
 
         super().__init__(pa.CompressedInputStream(pa.PythonFile(stream, mode="r"), codec), pa.ArrowException)
-
-
-class Bzip2Streams(io.RawIOBase):
-    """A multi-stream bzip2 file (as Wikipedia's dumps are) of which a damaged stream costs itself only.
-
-    `damaged` says for each what was wrong; what a stream gave before it broke has been read already.
-    """
-
-    def __init__(self, raw: IO[bytes], damaged: list[str] | None = None) -> None:
-        self._raw, self._decompressor = raw, bz2.BZ2Decompressor()
-        self._pending, self._fed, self._out, self._inside = b"", b"", b"", False
-        self.damaged = [] if damaged is None else damaged
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        while not self._out and self._fill():
-            pass
-        data, self._out = self._out[: len(buffer)], self._out[len(buffer) :]
-        buffer[: len(data)] = data
-        return len(data)
-
-    def _fill(self) -> bool:
-        if self._decompressor.eof:
-            self._pending, self._decompressor = self._decompressor.unused_data, bz2.BZ2Decompressor()
-        # What is well compressed comes out bit by bit: memory stays that of a block.
-        waits = not self._decompressor.needs_input
-        block, self._pending = (b"", self._pending) if waits else (self._pending or self._raw.read(_BLOCK), b"")
-        if not block and not waits:
-            if self._inside:
-                self.damaged.append("cut off inside a bzip2 stream")
-                self._inside = False
-            return False
-        self._fed = block or self._fed
-        try:
-            self._out = self._decompressor.decompress(block, _BLOCK)
-            self._inside = not self._decompressor.eof
-        except (OSError, EOFError, ValueError) as error:
-            self.damaged.append(str(error) or "broken bzip2 stream")
-            self._skip_to_next(self._fed)
-        return True
-
-    def _skip_to_next(self, block: bytes) -> None:
-        """On to where the next stream begins; the block that broke may hold that place itself."""
-        self._decompressor, self._inside = bz2.BZ2Decompressor(), False
-        block = block[1:]  # not the stream that has just failed
-        while True:
-            if found := _BZIP2_STREAM.search(block):
-                self._pending = block[found.start() :]
-                return
-            more = self._raw.read(_BLOCK)
-            if not more:
-                return
-            block = block[-9:] + more
 
 
 def _first_of_7z(stream: Any, where: str) -> IO[bytes]:

@@ -27,7 +27,7 @@ from groundup.corpus.sources.row_formats import (
     json_list,
     parquet_rows,
 )
-from groundup.corpus.sources.spans import Span, cut_into_spans, span_of
+from groundup.corpus.sources.spans import Span, cut_lines, span_of
 from groundup.errors import UserError
 
 _DATE_FIELDS = ("date", "created", "published", "timestamp")
@@ -57,7 +57,7 @@ def pieces(source: RowsSource, cache: Path) -> list[Piece]:
                 where=source.path,
                 fix="name the split as the files do, or leave `split` out",
             )
-    return cut_into_spans(sample(found, source.max_files), _is_json_lines)
+    return cut_lines(sample(found, source.max_files), _is_json_lines)
 
 
 def _is_json_lines(piece: Piece, head: bytes) -> bool:

@@ -1,7 +1,8 @@
-"""Large files of lines as spans of bytes, so that several workers read one and a kill costs a span.
+"""Large local files as spans of bytes, so that several workers read one and a kill costs a span.
 
 A line belongs to the span in which it begins, and is named by the byte at which it begins: so nothing depends on where
-the spans are cut. Only local files that are not packed are cut; what stands in front of a byte of others, nobody knows.
+the spans are cut. Packed files are not cut, as nobody knows what stands in front of a byte of theirs; but for those of
+many bzip2 streams, of which a span holds the streams that begin in it (bzip2.py).
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ _WIDE = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE, codecs.BOM_UTF32_BE)  # of UT
 
 @dataclass(frozen=True)
 class Span:
-    """The lines of a file that begin at `start` or behind it, and before `end`."""
+    """The lines, or streams, of a file that begin at `start` or behind it, and before `end`."""
 
     name: str  # of the file, as ids have it
     path: Path
@@ -40,28 +41,33 @@ class Span:
         return file
 
 
-def cut_into_spans(pieces: list[Piece], is_lines: Callable[[Piece, bytes], bool]) -> list[Piece]:
+def cut_lines(pieces: list[Piece], is_lines: Callable[[Piece, bytes], bool]) -> list[Piece]:
     """The pieces, those above SPAN_BYTES in spans where `is_lines(piece, its first bytes)` says that they are lines."""
+    can = lambda piece, head: not is_packed(head) and not head.startswith(_WIDE) and is_lines(piece, head)  # noqa: E731
+    return cut_into_spans(pieces, can, SPAN_BYTES)
+
+
+def cut_into_spans(pieces: list[Piece], can: Callable[[Piece, bytes], bool], most: int) -> list[Piece]:
+    """The pieces; those of local files above `most` bytes in spans, where `can(piece, its first bytes)`."""
     cut: list[Piece] = []
     for piece in pieces:
-        if piece.bytes <= SPAN_BYTES or is_remote(piece.where) or is_package(piece.where) or not _can(piece, is_lines):
+        if piece.bytes <= most or is_remote(piece.where) or is_package(piece.where) or not _can(piece, can):
             cut.append(piece)
             continue
-        for start in range(0, piece.bytes, SPAN_BYTES):
-            size = min(SPAN_BYTES, piece.bytes - start)
+        for start in range(0, piece.bytes, most):
+            size = min(most, piece.bytes - start)
             where = "\n".join((piece.where, piece.name, str(start), str(start + size)))
             identity = f"{piece.identity} {start}-{start + size}"
             cut.append(Piece(f"{piece.name} from byte {start:,}", identity, size, where, piece.cache))
     return cut
 
 
-def _can(piece: Piece, is_lines: Callable[[Piece, bytes], bool]) -> bool:
+def _can(piece: Piece, can: Callable[[Piece, bytes], bool]) -> bool:
     try:
         with open(piece.where, "rb") as file:
-            head = file.read(1 << 16)
+            return can(piece, file.read(1 << 16))
     except OSError:
         return False  # its reader tells of it
-    return not is_packed(head) and not head.startswith(_WIDE) and is_lines(piece, head)
 
 
 def span_of(piece: Piece) -> Span | None:

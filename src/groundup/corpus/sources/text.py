@@ -15,7 +15,7 @@ from groundup.corpus.sources.files import Input, decode, encoding_of, file_piece
 from groundup.corpus.sources.packed import UNPACK_ERRORS
 from groundup.corpus.sources.pages import MAX_PAGE_BYTES, decode_page, page_license
 from groundup.corpus.sources.piece import Piece
-from groundup.corpus.sources.spans import Span, cut_into_spans, span_of
+from groundup.corpus.sources.spans import Span, cut_lines, span_of
 
 _HTML = {".html", ".htm", ".xhtml"}
 _MARKDOWN = {".md", ".markdown"}
@@ -30,7 +30,7 @@ _FRONT_FIELD = re.compile(r"^(title|date|author|license|lang|language):[ \t]*[\"
 def pieces(source: TextSource, cache: Path) -> list[Piece]:
     """One piece per file (an archive is one file)."""
     found = file_pieces(source.path, cache, root=source.path_root, max_files=source.max_files)
-    return cut_into_spans(found, _is_lines) if source.one_per == "line" else found
+    return cut_lines(found, _is_lines) if source.one_per == "line" else found
 
 
 def _is_lines(piece: Piece, head: bytes) -> bool:

@@ -9,25 +9,33 @@ from __future__ import annotations
 import codecs
 import io
 import re
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from operator import itemgetter
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 from urllib.parse import quote
 from xml.etree import ElementTree
 
 from groundup.corpus.document import Document, Drop
 from groundup.corpus.source_settings import WikipediaSource
-from groundup.corpus.sources.files import Input, file_pieces, open_piece
-from groundup.corpus.sources.packed import UNPACK_ERRORS, Bzip2Streams, unpack
+from groundup.corpus.sources.bzip2 import BZIP2, Block, blocks, has_streams
+from groundup.corpus.sources.files import Input, file_pieces, open_piece, sample
+from groundup.corpus.sources.packed import UNPACK_ERRORS, unpack
 from groundup.corpus.sources.piece import Piece
+from groundup.corpus.sources.spans import Span, cut_into_spans, span_of
 from groundup.corpus.sources.wikitext import packed
 from groundup.corpus.sources.wikitext import prose_of as prose_of  # where the extraction step looks for it
 
 LICENCE = "CC-BY-SA"
 MAX_PAGE_CHARS = 50_000_000  # the largest article has 2 million; a "page" beyond this is a history or damaged
+SPAN_BYTES = 64_000_000  # of a packed dump that one task reads: some 300 MB of XML
+_LOOK_BYTES = 1 << 24  # where the second of many streams begins, and much before
 _CHUNK = 1 << 18
+_TAG_CHARS = 200  # no tag of a page is longer
+_INDEX = re.compile(r"-multistream-index\d*\.txt")  # lies beside a dump and holds no page
 _FILE_AND_CATEGORY = ("6", "14")  # namespace keys; the same in every MediaWiki
 _ARTICLES = ("0", "")
 _PAGE = re.compile(r"<page(?:\s[^>]*)?>")
@@ -46,43 +54,93 @@ _REDIRECT = re.compile(rf"\s*#\s*(?:{'|'.join(_REDIRECT_WORDS.split())})\b", re.
 
 
 def pieces(source: WikipediaSource, cache: Path) -> list[Piece]:
-    """One piece per dump file."""
-    return file_pieces(source.path, cache, lists=True, root=source.path_root, max_files=source.max_files)
+    """One piece per dump file; of a large one that has many bzip2 streams, one for each span of them."""
+    found = file_pieces(source.path, cache, lists=True, root=source.path_root)
+    dumps = [piece for piece in found if not _INDEX.search(piece.name)] or found
+    return cut_into_spans(sample(dumps, source.max_files), _can_be_cut, SPAN_BYTES)
+
+
+def _can_be_cut(piece: Piece, head: bytes) -> bool:
+    """Whether it is a dump in streams, and in UTF-8: behind a cut through a character, that is told from the next."""
+    if not head.startswith(BZIP2):
+        return False
+    with open(piece.where, "rb") as file:
+        if not has_streams(file, _LOOK_BYTES):
+            return False
+        file.seek(0)
+        start = b""
+        for block in blocks(file):
+            start += block.data
+            if b"<page" in start:
+                return _encoding(start).startswith("utf-8")
+            if len(start) > 10 * _CHUNK:
+                return False
+    return False
 
 
 def read(source: WikipediaSource, piece: Piece, notes: Counter[str]) -> Iterator[Document | Drop]:
-    """Articles (namespace 0) as wikitext documents; redirects, other namespaces and damaged pages are drops."""
-    for file in open_piece(piece):
-        notes["files"] += 1
-        found, why = 0, ""
-        damaged: list[str] = []
+    """Articles (namespace 0) as wikitext documents; redirects, other namespaces and damaged pages are drops.
+
+    A span of a file gives, to the byte, what its streams give when the whole file is read: a page belongs to the stream
+    in which it begins, wherever it ends.
+    """
+    span = span_of(piece)
+    for file in open_piece(piece) if span is None else [Input(span.name, path=span.path)]:
+        notes["files"] += span is None or span.start == 0
+        place = span.start if span else 0
+        number, begun = 0, span is not None
+        damage: list[Block] = []
+        site, why = Site(), ""
         try:
-            with _open(file, damaged) as stream:
-                site = Site()
-                for page in _pages(stream):
-                    if isinstance(page, Site):
-                        site = _named(page, file.name)
-                        continue
-                    found += 1
-                    yield _fate(page, f"{file.name}#{found}", file, source, site)
+            for one in _parts(file, span):
+                if isinstance(one, Site):
+                    site = _named(one, file.name)
+                elif isinstance(one, Block):
+                    damage.append(one)
+                else:
+                    yield from _lost(file, damage, one.place)
+                    number, place, begun = number + 1 if one.place == place else 1, one.place, True
+                    yield _fate(one.xml, _id(file, place, number), file, source, site)
         except UNPACK_ERRORS as error:
             why = str(error) or type(error).__name__
-        if why or damaged or not found:
-            reason = "damaged dump: the rest of the file could not be read" if found else "not a readable XML dump"
-            if damaged and not why and found:
-                reason = "damaged dump: a part of the file could not be read"
-            told = "; ".join([*damaged[:5], *([why] if why else [])]) or "it holds no <page>"
-            yield Drop(f"{file.name}#{found + 1}", "read", reason, f"{file.where}: {told}")
+        if not begun:
+            told = "; ".join([one.why for one in damage[:5]] + [why] * bool(why)) or "it holds no <page>"
+            yield Drop(f"{file.name}#1", "read", "not a readable XML dump", f"{file.where}: {told}")
+            continue
+        yield from _lost(file, damage)
+        if why:
+            reason = "damaged dump: the rest of the file could not be read"
+            yield Drop(_id(file, place, number + 1), "read", reason, f"{file.where}: {why}")
 
 
-def _open(file: Input, damaged: list[str]) -> IO[bytes]:
-    """The dump's XML. bzip2 is unpacked stream by stream, so that one that is broken leaves the others whole."""
+def _id(file: Input, place: int, number: int) -> str:
+    """A page by the stream in which it begins: the same whether all of the file is read or a span of it."""
+    return f"{file.name}:@{place}#{number}" if place else f"{file.name}#{number}"
+
+
+def _lost(file: Input, damage: list[Block], before: int | None = None) -> Iterator[Drop]:
+    """A drop for each damaged stream that begins `before` a place of the file; they are taken out of `damage`."""
+    while damage and (before is None or damage[0].place < before):
+        one = damage.pop(0)
+        reason = "damaged dump: a part of the file could not be read"
+        yield Drop(f"{file.name}:@{one.place}", "read", reason, f"{file.where}: {one.why}")
+
+
+def _parts(file: Input, span: Span | None) -> Iterator[Site | Block | Page]:
+    """What `_pages` makes of a file, or of a span of it with what the file says of itself in front."""
     raw: Any = file.open()
-    if not hasattr(raw, "peek"):
-        raw = io.BufferedReader(raw)
-    if bytes(raw.peek(3)[:3]) == b"BZh":
-        return io.BufferedReader(Bzip2Streams(raw, damaged), _CHUNK)  # type: ignore[type-var]
-    return unpack(raw, file.where)
+    with raw if hasattr(raw, "peek") else io.BufferedReader(raw) as raw:  # type: ignore[type-var]
+        if span is None and bytes(raw.peek(3)[:3]) != BZIP2:
+            with unpack(raw, file.where) as stream:
+                yield from _pages(Block(0, data) for data in iter(lambda: stream.read(_CHUNK), b""))
+            return
+        if span is None or span.start == 0:
+            yield from _pages(blocks(raw), end=span.end if span else None)
+            return
+        site = next((one for one in _pages(blocks(raw)) if isinstance(one, Site)), Site())
+        yield site
+        raw.seek(span.start)
+        yield from _pages(blocks(raw, span.start), site, span.end)
 
 
 @dataclass(frozen=True)
@@ -93,43 +151,77 @@ class Site:
     database: str = ""
     base: str = ""  # of page addresses
     namespaces: tuple[str, ...] = ()  # how files and categories are called
+    encoding: str = "utf-8"
 
 
-def _pages(stream: Any) -> Iterator[str | Site]:
-    """The dump's `Site`, and then the XML of page after page; what lies between two pages is no page's."""
-    start = stream.read(_CHUNK)
-    decoder = codecs.getincrementaldecoder(_encoding(start))("replace")
-    text, is_first, at_end = decoder.decode(start), True, False
+@dataclass(frozen=True)
+class Page:
+    xml: str
+    place: int  # of the stream in which it begins
+
+
+def _pages(stream: Iterator[Block], site: Site | None = None, end: int | None = None) -> Iterator[Site | Block | Page]:
+    """The dump's `Site` (unless it is known), then page after page; blocks that say what was damaged come as they are.
+
+    A page reaches from its tag to its end, or to the next one's tag. Pages that begin in a stream at `end` or behind it
+    are somebody else's. What lies between two pages is no page's.
+    """
+    is_first, at_end = site is None, False
+    encoding = site.encoding if site else ""
+    decoder: codecs.IncrementalDecoder | None = None
+    text, gone = "", 0  # characters that wait, and how many were before them
+    starts = [(0, 0)]  # (character, place of the stream that begins with it)
+
+    def place_of(at: int) -> int:
+        while len(starts) > 1 and starts[1][0] <= gone:
+            del starts[0]
+        return starts[bisect_right(starts, gone + at, key=itemgetter(0)) - 1][1]
+
     while True:
         opening = _PAGE.search(text)
         if opening is None:
-            if at_end:
+            is_over = end is not None and starts[-1][1] >= end and gone + len(text) >= starts[-1][0] + _TAG_CHARS
+            if at_end or is_over:
                 return
             # siteinfo has a few kB; of anything else only what may be the beginning of a tag is still needed
-            text = text if is_first and len(text) < 10 * _CHUNK else text[-200:]
+            used = 0 if is_first and len(text) < 10 * _CHUNK else max(0, len(text) - _TAG_CHARS)
         else:
             if is_first:
-                yield _site(text[: opening.start()])
+                yield replace(_site(text[: opening.start()]), encoding=encoding)
                 is_first = False
-            end = text.find("</page>", opening.end())
+            start, place = opening.start(), place_of(opening.start())
+            if end is not None and place >= end:
+                return
+            closing = text.find("</page>", opening.end())
             # A page that begins before the last one ended: that one was cut off.
-            another = _PAGE.search(text, opening.end(), end if end >= 0 else len(text))
+            another = _PAGE.search(text, opening.end(), closing if closing >= 0 else len(text))
+            used = 0
             if another is not None:
-                yield text[opening.start() : another.start()]
-                text = text[another.start() :]
-                continue
-            if end >= 0:
-                yield text[opening.start() : end + len("</page>")]
-                text = text[end + len("</page>") :]
-                continue
-            if at_end or len(text) > MAX_PAGE_CHARS:
-                yield text[opening.start() :]
-                if at_end:
-                    return
-                text = ""
-        block = stream.read(_CHUNK)
-        at_end = not block
-        text += decoder.decode(block, at_end)
+                used = another.start()
+            elif closing >= 0:
+                used = closing + len("</page>")
+            elif at_end:
+                used = len(text)
+            if used:
+                yield Page(text[start : min(used, start + MAX_PAGE_CHARS + 1)], place)
+            elif len(text) - start > MAX_PAGE_CHARS:
+                yield Page(text[start : start + MAX_PAGE_CHARS + 1], place)
+                used = len(text) - _TAG_CHARS
+        text, gone = text[used:], gone + used
+        if opening is not None and used:
+            continue
+        block = next(stream, None)
+        if block is not None and block.why:
+            if end is None or block.place < end:
+                yield block
+            continue
+        at_end = block is None
+        if block is not None and decoder is None:
+            encoding = encoding or _encoding(block.data)
+            decoder = codecs.getincrementaldecoder(encoding)("replace")
+        if block is not None and block.place != starts[-1][1]:
+            starts.append((gone + len(text), block.place))
+        text += decoder.decode(block.data if block else b"", at_end) if decoder else ""
 
 
 def _encoding(start: bytes) -> str:
