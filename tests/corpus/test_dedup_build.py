@@ -63,6 +63,29 @@ def test_repeated_spans_are_cut_from_the_later_document(corpus: Callable[..., Bu
     assert built.json("funnel.json")["sources"]["texts"]["steps"]
 
 
+def test_parts_of_a_book_share_its_address_and_all_stay(tmp_path: Path, build: Callable[..., Built]) -> None:
+    """Every part has the book's address at Project Gutenberg; pages of the same address are still dropped."""
+    chapters = "\n\n".join(f"CHAPTER {n}\n\n" + "\n\n".join(sentences(n, 800)) for n in range(1, 5))
+    start = "The Project Gutenberg eBook of Mills\n\nTitle: Mills\nRelease date: May 1, 2001 [eBook #4321]\n"
+    (tmp_path / "4321-0.txt").write_text(
+        f"{start}Language: English\n\n*** START OF THE PROJECT GUTENBERG EBOOK MILLS ***\n\n{chapters}\n\n"
+        "*** END OF THE PROJECT GUTENBERG EBOOK MILLS ***\n"
+    )
+    pages = [{"url": f"https://mills.org/?utm_source={n}", "text": " ".join(sentences(60 + n))} for n in range(2)]
+    (tmp_path / "pages.jsonl").write_text("".join(json.dumps(page) + "\n" for page in pages))
+    built = build(
+        sources={
+            "books": {"type": "books", "path": str(tmp_path / "4321-0.txt"), "part_chars": 4000},
+            "pages": {"type": "jsonl", "path": str(tmp_path / "pages.jsonl")},
+        },
+        quality=None, held_out=None, duplicate_urls=True,
+    )  # fmt: skip
+    parts = built.rows("documents", "books")
+    assert len(parts) >= 4 and len({row["url"] for row in parts}) == 1 and "gutenberg.org" in parts[0]["url"]
+    assert built.rows("dropped", "books") == []
+    assert [row["reason"] for row in built.rows("dropped", "pages")] == ["same address earlier"]
+
+
 def test_shards_and_workers_do_not_matter(corpus: Callable[..., Built]) -> None:
     passage = " ".join(sentences(50, 60))
     texts = [" ".join(sentences(n)) for n in range(20)]

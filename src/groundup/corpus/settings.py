@@ -258,7 +258,8 @@ class CorpusSettings(StageSettings):
     exact_duplicates: bool = True
     """Drop documents whose normalised text was seen before."""
     duplicate_urls: bool = False
-    """Of pages with the same address (but for session ids and the like) keep the first."""
+    """Of pages with the same address (but for session ids and the like) keep the first. Parts of a book, and of a text
+    file, have the address of the whole: they are not asked."""
     duplicate_paragraphs: bool = False
     """Cut paragraphs of at least 100 characters that were seen before, in any document."""
     duplicate_spans: Annotated[int, Field(ge=10, le=1000)] | None = None

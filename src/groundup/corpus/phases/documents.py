@@ -322,8 +322,10 @@ def keys(task: Task, out: Path) -> dict[str, Any]:
         write_document_keys(
             (text_key(row["text"], is_code=row["media"] == "code") for row in texts()), out / "exact.npy"
         )
-    if options["urls"]:
-        write_document_keys((url_key(row["url"]) for row in texts(("url",))), out / "urls.npy")
+    if options["urls"] != "none":
+        # an address that the parts of a book share makes them no duplicates of each other
+        is_own = options["urls"] == "of documents"
+        write_document_keys((url_key(row["url"]) if is_own else None for row in texts(("url",))), out / "urls.npy")
     if options["paragraphs"]:
         write_paragraph_keys(
             (() if row["media"] == "code" else paragraph_keys(row["text"]) for row in texts()), out / "paragraphs.npy"

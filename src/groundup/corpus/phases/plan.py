@@ -25,6 +25,7 @@ from groundup.corpus.weights import is_language_part
 
 HELD_OUT_SIMILARITY = 0.8  # documents this alike never stand on both sides
 DOCUMENT_BYTES = 256_000_000  # text in one file of documents/
+OF_FILES = frozenset(("books", "text"))  # sources whose addresses name files, of which documents are parts or lines
 
 _DOCUMENTS, _SELECT, _WRITE = (f"groundup.corpus.phases.{name}" for name in ("documents", "select", "write"))
 
@@ -160,15 +161,18 @@ def keys_tasks(settings: CorpusSettings, filtered: Sequence[Done]) -> list[Task]
     bands = bands_for(threshold) if threshold is not None else None
     options = {
         "exact": settings.exact_duplicates,
-        "urls": settings.duplicate_urls,
         "paragraphs": settings.duplicate_paragraphs,
         "bands": [bands.bands, bands.rows] if bands else None,
     }
-    function = f"{_DOCUMENTS}:keys"
-    # 0 documents to take apart: rows of keys are those of the shard, none may be left out
-    return [
-        _follow(one, "keys", function, "kept.parquet", 0, options=options, code=["dist:xxhash"]) for one in filtered
-    ]
+    tasks = []
+    for one in filtered:
+        urls = "none"
+        if settings.duplicate_urls:
+            urls = "of files" if settings.sources[one.task.hints["source"]].type in OF_FILES else "of documents"
+        own = options | {"urls": urls}
+        # 0 documents to take apart: rows of keys are those of the shard, none may be left out
+        tasks.append(_follow(one, "keys", f"{_DOCUMENTS}:keys", "kept.parquet", 0, options=own, code=["dist:xxhash"]))
+    return tasks
 
 
 def least_similarity(settings: CorpusSettings) -> float | None:
