@@ -177,7 +177,7 @@ class TextSource(FilesSource):
     one_per: Literal["file", "line"] = "file"
     """What a document is: a file, or a line of one."""
     part_chars: PositiveInt = 2_000_000
-    """Longer files become parts of about this many characters, cut between paragraphs."""
+    """Longer texts become parts of about this many characters, cut between paragraphs."""
 
 
 class RowsSource(FilesSource):
@@ -205,6 +205,8 @@ class RowsSource(FilesSource):
     """Further fields to keep beside each document; may be absent."""
     media: Literal["prose", "html", "docs", "dialogue", "code"] = "prose"
     """What the text is: HTML is extracted; documentation, dialogue and code have rules of their own."""
+    part_chars: PositiveInt = 2_000_000
+    """Longer texts become parts of about this many characters, cut between paragraphs (HTML over 20 MB is dropped)."""
     split: str | None = None
     """Only files whose path names this split (`train`). Without it: all files."""
     delimiter: str | None = None

@@ -35,6 +35,7 @@ from groundup.corpus.settings import QualityRules
 from groundup.corpus.shards import DROPPED, RAW, TEXT, ShardWriter, document_of, document_row, drop_row, read_rows
 from groundup.corpus.source_settings import Source
 from groundup.corpus.sources import Piece, read_piece
+from groundup.corpus.sources.parts import CUT
 from groundup.corpus.tasks import Task
 from groundup.corpus.texts import language_of, raw_to_text
 from groundup.errors import UserError
@@ -83,6 +84,8 @@ def read(task: Task, out: Path) -> dict[str, Any]:
             for one in read_piece(source, Piece(name, identity, size, where, cache_folder), notes):
                 take(one)
         shards = raw.shards
+    if cut := notes.get(CUT):
+        funnel["read"].notes[CUT] = cut
     into = funnel["read"].into
     return {
         "documents": into.documents,

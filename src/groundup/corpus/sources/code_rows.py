@@ -14,6 +14,7 @@ from groundup.corpus.sources.code_files import reason_by_name
 from groundup.corpus.sources.files import Input
 from groundup.corpus.sources.packed import UNPACK_ERRORS
 from groundup.corpus.sources.piece import Piece
+from groundup.corpus.sources.row_formats import batch_rows
 
 # The same thing under its several names: The Stack v1 and v2, github-code, StarCoder's data, our own.
 _CONTENT = ("content", "code", "text", "source")
@@ -79,8 +80,9 @@ def _parquet(input: Input) -> Iterator[Any]:
 
     with input.open() as raw, pq.ParquetFile(raw) as file:
         columns = [name for name in file.schema_arrow.names if name in _FIELDS]
-        for batch in file.iter_batches(ROWS_AT_ONCE, columns=columns):
-            yield from batch.to_pylist()
+        for group in range(file.num_row_groups):
+            for batch in file.iter_batches(batch_rows(file, group, ROWS_AT_ONCE), row_groups=[group], columns=columns):
+                yield from batch.to_pylist()
 
 
 def _row(

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from resiliparse.parse.encoding import bytes_to_str, detect_encoding, map_encoding_to_html5
 
 MAX_PAGE_BYTES = 20_000_000  # a "page" beyond this is a download in disguise
+TOO_LARGE = "larger than a page can be (20 MB)"
 HTML_TYPES = ("text/html", "application/xhtml+xml")
 _STATUS = re.compile(rb"\s*(?:HTTP|ICY)(?:/\d(?:\.\d)?)?[ \t]+(\d{3})")
 _HEAD_END = re.compile(rb"\r?\n\r?\n")

@@ -18,7 +18,9 @@ from groundup.corpus.sources.files import encoding_of
 
 MAX_ROW_BYTES = 64_000_000  # a longer line is no row; what is left of it is passed over
 BATCH_ROWS = 256
+BATCH_BYTES = 16_000_000  # of parquet's rows at a time, as far as rows are smaller
 _CHUNK = 1 << 16
+_TOO_LONG = f"row longer than {MAX_ROW_BYTES // 1_000_000} MB"
 Row = dict[str, Any]
 
 
@@ -37,8 +39,14 @@ def json_lines(stream: Any) -> Iterator[Row | BadRow | None]:
     head = bytes(stream.peek(2)[:2])
     if head in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
         lines = io.TextIOWrapper(stream, "utf-16", errors="replace")
-        for line in lines:
-            yield _json_row(line.encode())
+        while wide := lines.readline(MAX_ROW_BYTES // 2):
+            if len(wide) == MAX_ROW_BYTES // 2 and not wide.endswith("\n"):
+                size = 2 * len(wide)
+                while (rest := lines.readline(MAX_ROW_BYTES // 2)) and not rest.endswith("\n"):
+                    size += 2 * len(rest)
+                yield BadRow(_TOO_LONG, "passed over", wide[:200], size + 2 * len(rest))
+            else:
+                yield _json_row(wide.encode("utf-8", "surrogatepass"))
         return
     yield from json_lines_in_utf8(stream)
 
@@ -52,9 +60,10 @@ def json_lines_in_utf8(stream: Any) -> Iterator[Row | BadRow | None]:
                 size += len(rest)
                 if rest.endswith(b"\n"):
                     break
-            yield BadRow(f"row longer than {MAX_ROW_BYTES // 1_000_000} MB", "passed over", _start(line), size)
-        else:
-            yield _json_row(line.removeprefix(codecs.BOM_UTF8))
+            yield BadRow(_TOO_LONG, "passed over", _start(line), size)
+            continue
+        row, line = _json_row(line.removeprefix(codecs.BOM_UTF8)), b""  # a long one is in memory once
+        yield row
 
 
 def _json_row(line: bytes) -> Row | BadRow | None:
@@ -166,9 +175,25 @@ def parquet_rows(stream: Any, fields: tuple[str, ...]) -> Iterator[Row | BadRow 
     columns = [name for name in file.schema_arrow.names if name in fields or name in wanted]
     for group in range(file.num_row_groups):
         try:
-            for batch in file.iter_batches(BATCH_ROWS, row_groups=[group], columns=columns):
-                yield from batch.to_pylist()
+            for batch in file.iter_batches(batch_rows(file, group, BATCH_ROWS), row_groups=[group], columns=columns):
+                yield from _rows_of(batch)
         except (pa.ArrowException, OSError, ValueError) as error:
             rows = file.metadata.row_group(group).num_rows
             why = " ".join(str(error).split())
             yield BadRow("damaged row group", f"{why}; at most {rows:,} rows are lost", "", 0)
+
+
+def batch_rows(file: Any, group: int, most: int) -> int:
+    """How many rows of a row group to take at a time, so that large ones do not add up."""
+    about = file.metadata.row_group(group)
+    fit: int = BATCH_BYTES * about.num_rows // max(1, about.total_byte_size)
+    return max(1, min(most, fit))
+
+
+def _rows_of(batch: Any) -> Iterator[Row | BadRow]:
+    if batch.nbytes <= BATCH_BYTES:
+        yield from batch.to_pylist()
+        return
+    for number in range(batch.num_rows):  # one that is large among small ones
+        row = batch.slice(number, 1)
+        yield BadRow(_TOO_LONG, "passed over", "", row.nbytes) if row.nbytes > MAX_ROW_BYTES else row.to_pylist()[0]

@@ -18,6 +18,8 @@ from groundup.corpus.document import EXCERPT_CHARS, Document, Drop
 from groundup.corpus.source_settings import RowsSource
 from groundup.corpus.sources.files import Input, file_pieces, open_members, sample
 from groundup.corpus.sources.packed import UNPACK_ERRORS
+from groundup.corpus.sources.pages import MAX_PAGE_BYTES, TOO_LARGE
+from groundup.corpus.sources.parts import text_in_parts
 from groundup.corpus.sources.piece import Piece
 from groundup.corpus.sources.row_formats import (
     BadRow,
@@ -75,7 +77,8 @@ def read(source: RowsSource, piece: Piece, notes: Counter[str]) -> Iterator[Docu
     mapping = Mapping.of(source)
     if (span := span_of(piece)) is not None:
         notes["parts of large files"] += 1
-        yield from _read_span(span, source, mapping)
+        for one in _read_span(span, source, mapping):
+            yield from _in_parts(one, source, notes)
         return
     for file in open_members(piece):
         if isinstance(file, Drop):
@@ -86,12 +89,24 @@ def read(source: RowsSource, piece: Piece, notes: Counter[str]) -> Iterator[Docu
         try:
             for number, row in enumerate(_rows(file, source, mapping), 1):
                 if row is not None:
-                    yield _fate(row, f"{file.name}:{number}", source, mapping, file)
+                    yield from _in_parts(_fate(row, f"{file.name}:{number}", source, mapping, file), source, notes)
         except UNPACK_ERRORS as error:
             yield Drop(f"{file.name}:{number + 1}", "read", "unreadable file", f"{file.where}: {error}")
             continue
         if not number:
             yield Drop(f"{file.name}:1", "read", "empty file", file.where)
+
+
+def _in_parts(one: Document | Drop, source: RowsSource, notes: Counter[str]) -> Iterator[Document | Drop]:
+    """A long text as a file of text is read: in parts, or, where it is a page, not at all."""
+    if isinstance(one, Drop):
+        yield one
+    elif one.media != "html":
+        yield from text_in_parts(one, source.part_chars, notes)
+    elif len(one.text) > MAX_PAGE_BYTES // 4 and one.bytes > MAX_PAGE_BYTES:
+        yield Drop(one.id, "read", TOO_LARGE, one.text[:EXCERPT_CHARS], one.bytes)
+    else:
+        yield one
 
 
 def _read_span(span: Span, source: RowsSource, mapping: Mapping) -> Iterator[Document | Drop]:

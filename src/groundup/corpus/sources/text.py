@@ -13,7 +13,8 @@ from groundup.corpus.document import Document, Drop
 from groundup.corpus.source_settings import TextSource
 from groundup.corpus.sources.files import Input, decode, encoding_of, file_pieces, open_members
 from groundup.corpus.sources.packed import UNPACK_ERRORS
-from groundup.corpus.sources.pages import MAX_PAGE_BYTES, decode_page, page_license
+from groundup.corpus.sources.pages import MAX_PAGE_BYTES, TOO_LARGE, decode_page, page_license
+from groundup.corpus.sources.parts import in_parts, text_in_parts
 from groundup.corpus.sources.piece import Piece
 from groundup.corpus.sources.spans import Span, cut_lines, span_of
 
@@ -41,7 +42,8 @@ def read(source: TextSource, piece: Piece, notes: Counter[str]) -> Iterator[Docu
     """A document per file or line; files of other kinds, binary and empty ones are drops."""
     if (span := span_of(piece)) is not None:
         notes["parts of large files"] += 1
-        yield from _lines_of_span(span, source)
+        for line in _lines_of_span(span, source):
+            yield from _in_parts(line, source, notes)
         return
     for file in open_members(piece):
         if isinstance(file, Drop):
@@ -54,9 +56,10 @@ def read(source: TextSource, piece: Piece, notes: Counter[str]) -> Iterator[Docu
                 if suffix not in _HTML | _TEXT:
                     yield Drop(file.name, "read", f"not a text file ({suffix})", file.where)
                 elif source.one_per == "line" and suffix not in _HTML:
-                    yield from _lines(stream, source, file)
+                    for line in _lines(stream, source, file):
+                        yield from _in_parts(line, source, notes)
                 else:
-                    yield from _file(stream, suffix, source, file)
+                    yield from _file(stream, suffix, source, file, notes)
         except UNPACK_ERRORS as error:
             yield Drop(file.name, "read", "unreadable file", f"{file.where}: {error}")
 
@@ -66,7 +69,14 @@ def _suffix(name: str) -> str:
     return PurePath(path.stem).suffix if path.suffix in _PACKED else path.suffix
 
 
-def _file(stream: Any, suffix: str, source: TextSource, file: Input) -> Iterator[Document | Drop]:
+def _in_parts(one: Document | Drop, source: TextSource, notes: Counter[str]) -> Iterator[Document | Drop]:
+    if isinstance(one, Drop):
+        yield one
+    else:
+        yield from text_in_parts(one, source.part_chars, notes)
+
+
+def _file(stream: Any, suffix: str, source: TextSource, file: Input, notes: Counter[str]) -> Iterator[Document | Drop]:
     data = stream.read(_WHOLE_BYTES if suffix not in _HTML else MAX_PAGE_BYTES + 1)
     license = source.license or file.license or "unknown"
     if b"\0" in data[:8000] and not data.startswith((b"\xff\xfe", b"\xfe\xff")):
@@ -75,7 +85,7 @@ def _file(stream: Any, suffix: str, source: TextSource, file: Input) -> Iterator
         yield Drop(file.name, "read", "empty file", file.where)
     elif suffix in _HTML:
         if len(data) > MAX_PAGE_BYTES:
-            yield Drop(file.name, "read", "larger than a page can be (20 MB)", file.where, len(data))
+            yield Drop(file.name, "read", TOO_LARGE, file.where, len(data))
             return
         html = decode_page(data, None)
         yield Document(file.name, file.where, page_license(html) or license, html, "html")
@@ -83,7 +93,8 @@ def _file(stream: Any, suffix: str, source: TextSource, file: Input) -> Iterator
         whole = len(data) < _WHOLE_BYTES
         # A larger file is read on in the encoding of its first bytes: memory stays that of one part.
         text = io.StringIO(decode(data)) if whole else _text_stream(stream, data)
-        for document in _parts(text, source, file, license):
+        empty = Document(file.name, file.where, license, "", "prose")
+        for document in in_parts(empty, text.read, source.part_chars, notes):
             yield _with_front_matter(document) if suffix in _MARKDOWN else document
 
 
@@ -106,29 +117,6 @@ class _Joined(io.RawIOBase):
         self._start = self._start[len(buffer) :]
         buffer[: len(data)] = data
         return len(data)
-
-
-def _parts(text: Any, source: TextSource, file: Input, license: str) -> Iterator[Document]:
-    buffer, number = text.read(source.part_chars * 5 // 4 + 1), 0
-    while buffer:
-        if len(buffer) <= source.part_chars * 5 // 4:
-            part, buffer = buffer, ""
-        else:
-            cut = _cut(buffer, source.part_chars)
-            part, buffer = buffer[:cut], buffer[cut:]
-        buffer += text.read(source.part_chars * 5 // 4 + 1 - len(buffer))
-        number += 1
-        id = file.name if number == 1 and not buffer else f"{file.name}#{number}"
-        if part.strip():
-            yield Document(id, file.where, license, part, "prose")
-
-
-def _cut(text: str, chars: int) -> int:
-    """Where a part ends: behind the last paragraph, line or word before `chars`, if that is not too early."""
-    for end in ("\n\n", "\n", " "):
-        if (place := text.rfind(end, chars // 2, chars)) >= 0:
-            return place + len(end)
-    return chars
 
 
 def _lines(stream: Any, source: TextSource, file: Input) -> Iterator[Document | Drop]:

@@ -19,6 +19,7 @@ from groundup.corpus.sources.files import Input, file_pieces, open_piece
 from groundup.corpus.sources.pages import (
     HTML_TYPES,
     MAX_PAGE_BYTES,
+    TOO_LARGE,
     DamagedError,
     Head,
     decode_page,
@@ -133,7 +134,7 @@ def _text(record: Record, only_text: bool) -> tuple[str, str]:
         if head.mime not in _UNSAID_TYPES or not said_html:
             raise _Passed("not HTML", f"is {head.mime or 'of no stated type'}")
     if record.length > MAX_PAGE_BYTES:
-        raise _Passed("larger than a page can be (20 MB)", f"has {record.length:,} bytes")
+        raise _Passed(TOO_LARGE, f"has {record.length:,} bytes")
     block = start
     while more := record.block.read(1 << 20):
         block += more
