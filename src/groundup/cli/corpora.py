@@ -232,6 +232,8 @@ def _print_timing(timing: Mapping[str, Any]) -> None:
         for name, row in steps.items()
     ]
     print("\n" + table(["step", "tasks", "read", "CPU", "a core", "peak memory"], rows, right=(1, 2, 3, 4, 5)))
+    if not timing.get("peak_is_own"):
+        print("Peak memory is that of the process so far: of a small step it may be an earlier one's.")
     for line in timing.get("told") or []:
         print(line)
 

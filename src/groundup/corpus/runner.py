@@ -201,6 +201,7 @@ def timing_records(done: Sequence[Done]) -> list[Mapping[str, Any]]:
             "seconds": one.seconds,
             "cpu_seconds": one.cpu_seconds,
             "peak_bytes": one.peak_bytes,
+            "peak_is_own": one.peak_is_own,
         }
         for one in done
     ]

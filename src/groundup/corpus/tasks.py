@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from groundup.artifacts import disk_error, fingerprint_file, fingerprint_of, read_json, sync_folder, write_json
+from groundup.corpus.memory import count_anew, peak_bytes
 from groundup.corpus.reach import modules_reached
 from groundup.errors import EXIT_FAILED, Problem, UserError
 
@@ -124,7 +125,8 @@ class Done:
     stats: dict[str, Any]  # what the function returned
     seconds: float
     cpu_seconds: float
-    peak_bytes: int  # of the process that ran it, so far
+    peak_bytes: int  # the most memory that the process held which ran it ...
+    peak_is_own: bool = False  # ... while it ran it; else so far
 
     def path(self, name: str) -> Path:
         return self.task.folder / name
@@ -149,16 +151,21 @@ def done_or_none(task: Task) -> Done | None:
 
 
 def done_from(task: Task, record: Mapping[str, Any]) -> Done:
-    return Done(task, *(record[key] for key in ("outputs", "stats", "seconds", "cpu_seconds", "peak_bytes")))
+    known = {key: record[key] for key in ("outputs", "stats", "seconds", "cpu_seconds", "peak_bytes")}
+    return Done(task, **known, peak_is_own=bool(record.get("peak_is_own")))
 
 
 # ---------------------------------------------------------------- running one, in whatever process
 
 
-def run_task(task: Task) -> dict[str, Any]:
-    """Do a task, or find it done. Returns its sidecar. Raises what the function raises; then nothing is left behind."""
+def run_task(task: Task, *, is_worker: bool = False) -> dict[str, Any]:
+    """Do a task, or find it done. Returns its sidecar. Raises what the function raises; then nothing is left behind.
+
+    `is_worker`: this process does one task after the other and nothing else, so its memory is the task's.
+    """
     if (earlier := done_or_none(task)) is not None:
         return read_json(earlier.task.folder / SIDECAR)  # type: ignore[no-any-return]
+    peak_is_own = is_worker and count_anew()
     started, cpu = time.monotonic(), _cpu_seconds()
     # A name that no other attempt has: processes of different containers may share host name and number.
     who = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
@@ -184,7 +191,8 @@ def run_task(task: Task) -> dict[str, Any]:
             "stats": stats,
             "seconds": round(time.monotonic() - started, 4),
             "cpu_seconds": round(_cpu_seconds() - cpu, 4),
-            "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+            "peak_bytes": peak_bytes(),
+            "peak_is_own": peak_is_own,
         }
         write_json(scratch / SIDECAR, record, indent=None)
         _take_mark_off(scratch)
@@ -279,10 +287,10 @@ class Failure:
 Outcome = dict[str, Any] | Failure  # a sidecar, or why there is none
 
 
-def attempt(task: Task) -> Outcome:
+def attempt(task: Task, *, is_worker: bool = False) -> Outcome:
     """`run_task`, with whatever it raises as a Failure that can travel between processes."""
     try:
-        return run_task(task)
+        return run_task(task, is_worker=is_worker)
     except MemoryError:
         return Failure("memory", "it asked for more memory than there is")
     except UserError as error:

@@ -132,4 +132,5 @@ def timing_table(timing: Any) -> dict[str, Any] | None:
         }
         for name, row in steps.items()
     ]
-    return {"rows": rows, "estimates": [str(line) for line in timing.get("told") or []]}
+    told = [str(line) for line in timing.get("told") or []]
+    return {"rows": rows, "estimates": told, "peak_is_own": bool(timing.get("peak_is_own"))}

@@ -107,4 +107,4 @@ def _alone_since(before: float | None, cores: float, address: str | None) -> flo
 def _attempt(record: dict[str, Any]) -> dict[str, Any]:
     from groundup.corpus.tasks import task_from_json
 
-    return outcome_to_json(attempt(task_from_json(record)))
+    return outcome_to_json(attempt(task_from_json(record), is_worker=True))

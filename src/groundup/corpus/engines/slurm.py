@@ -207,7 +207,7 @@ def run_shards(tasks_file: Path, first: int, stride: int) -> int:
         for index, line in enumerate(file):
             if index % stride != first % stride:
                 continue
-            outcome = attempt(task_from_json(json.loads(line)))
+            outcome = attempt(task_from_json(json.loads(line)), is_worker=True)
             write_atomic(tasks_file.with_name(f"outcome-{index}.json"), json.dumps(outcome_to_json(outcome)))
             if isinstance(outcome, Failure):
                 failed += 1

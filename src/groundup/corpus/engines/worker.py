@@ -32,7 +32,7 @@ def main() -> None:
     threading.Thread(target=listen, daemon=True).start()
     import_module("groundup.corpus.phases.documents")  # the first task waits for it no longer than the build does
     while True:
-        outcome = attempt(task_from_json(json.loads(lines.get())))
+        outcome = attempt(task_from_json(json.loads(lines.get())), is_worker=True)
         print(json.dumps(outcome_to_json(outcome)), file=answers, flush=True)
 
 

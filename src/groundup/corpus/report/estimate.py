@@ -47,7 +47,9 @@ def timing_report(records: Iterable[Mapping[str, Any]], *, cores: int = 0, wall_
 
     Records need `step`; `source`, `documents`, `bytes_in`, `bytes_out`, `disk_bytes`, `cpu_seconds`, `seconds` and
     `peak_bytes` count as 0 or "" where absent. `bytes_in` of the step `read` is the input's size as it lies on disk.
+    `peak_is_own`: every peak is its task's own; else some are their process's so far, which may be an earlier task's.
     """
+    records = list(records)
     steps: dict[str, StepTime] = {}
     sources: dict[str, dict[str, StepTime]] = {}
     for record in records:
@@ -58,6 +60,7 @@ def timing_report(records: Iterable[Mapping[str, Any]], *, cores: int = 0, wall_
         "format": FORMAT,
         "cores": cores,
         "wall_seconds": round(wall_seconds, 3),
+        "peak_is_own": bool(records) and all(record.get("peak_is_own") for record in records),
         "steps": {name: _rounded(one) for name, one in steps.items()},
         "sources": {
             source: {name: _rounded(one) for name, one in table.items()} for source, table in sorted(sources.items())
