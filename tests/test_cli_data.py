@@ -137,6 +137,22 @@ def test_why_finds_the_document_of_an_example(built: Path, capsys: pytest.Captur
     assert "no document of this corpus" in said(capsys, "why", "nothing like it", str(built), code=2)
 
 
+def test_why_and_doing_it_again_find_sources_beside_the_recipe_from_any_folder(
+    built: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    dropped = "rows.jsonl:12"
+    found = as_json(capsys, "why", dropped, str(built))
+    assert found["measured_on"] == "measured on the source, read again" and found["checks"] and found["signals"]
+    assert found["text"] == "Too short to be kept."
+    assert app._main(["run", str(built / "recipe.yaml"), "name=again", "--quiet"]) == 0
+    ours, theirs = (Path("runs/again") / "corpus", built / "corpus")
+    for name in ("documents", "held_out", "dropped"):
+        files = {one.name: one.read_bytes() for one in (theirs / name).iterdir()}
+        assert {one.name: one.read_bytes() for one in (ours / name).iterdir()} == files
+    capsys.readouterr()
+
+
 def test_the_card_is_printed_written_and_told_as_data(
     built: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -230,13 +230,33 @@ def test_a_path_is_looked_for_from_here_and_then_beside_the_recipe() -> None:
     assert recipe.stages["pretrain"].references[0].path == Path("elsewhere/words.txt")
 
 
+def test_a_run_s_recipe_finds_its_paths_from_any_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some paths were found from where the run was started, others beside the recipe: both are written down."""
+    for name in ("project", "here/runs/first", "away"):
+        (folder / name).mkdir(parents=True)
+    (folder / "project/words.txt").write_text("a\n")
+    (folder / "here/rows.jsonl").write_text("{}\n")
+    monkeypatch.chdir(folder / "here")
+    text = "name: first\nstages:\n  base: {stage: pretrain, vocabulary: words.txt, datasets: [{path: rows.jsonl}]}\n"
+    recipe = load(text, name="../project/recipe.yaml")
+    Path("runs/first/recipe.yaml").write_text(resolved_yaml(recipe, Path("runs/first")))
+    again = load_recipe("runs/first/recipe.yaml", kinds=KINDS_HERE)
+    assert sorted(again.file.data["paths_from"]) == ["../..", "../../../project"], "as seen from the run's folder"
+    assert again.stages["base"].settings == recipe.stages["base"].settings
+    monkeypatch.chdir(folder / "away")
+    Path("rows.jsonl").write_text("another file of that name\n")
+    stage = load_recipe("../here/runs/first/recipe.yaml", kinds=KINDS_HERE).stages["base"]
+    found = {one.value: one.path for one in stage.references}
+    assert found == {"words.txt": folder / "project/words.txt", "rows.jsonl": folder / "here/rows.jsonl"}
+
+
 def test_globs_may_be_absolute_and_home_is_expanded(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(folder / "home"))
     (folder / "home/texts/deep").mkdir(parents=True)
     (folder / "home/texts/deep/a.txt").touch()
     (folder / "elsewhere").mkdir()
     for value in (f"{folder}/home/texts/*/a.txt", "~/texts", "~/texts/**/*.txt", "~", "home/t*"):
-        found = local_path(value, folder / "elsewhere")
+        found = local_path(value, Path(), folder / "elsewhere")
         assert found is not None and str(found) == value.replace("~", f"{folder}/home")
     for value in (f"{folder}/home/*.pdf", "~/nothing", "/home/texts/*"):
         assert local_path(value, folder / "elsewhere") is None

@@ -108,7 +108,7 @@ def test_without_its_source_a_dropped_document_keeps_its_reason_and_excerpt(
     found = next(one for one in (told("near"), told("good3")) if one["step"])
     assert found["step"] == "near duplicates" and 0.7 <= found["value"] < 1
     assert found["checks"] == []
-    assert "cannot be read any more" in found["measured_on"]
+    assert "cannot be read from here" in found["measured_on"]
     assert told("short", read_source=False)["text"] == "Only a few words here."
 
 

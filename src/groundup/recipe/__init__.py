@@ -6,7 +6,7 @@ What other rooms need is named here; nothing heavier than pydantic and ruamel.ya
 from groundup.recipe.file import did_you_mean, one_of
 from groundup.recipe.kinds import KINDS, CheckReport, Kind
 from groundup.recipe.loading import Recipe, Stage, find_recipe, load_recipe, shipped_recipes
-from groundup.recipe.references import settings_data, with_found_paths
+from groundup.recipe.references import settings_data, with_found_paths, with_paths_of_run
 from groundup.recipe.settings import (
     CorpusRef,
     FileRef,
@@ -51,4 +51,5 @@ __all__ = [
     "settings_data",
     "shipped_recipes",
     "with_found_paths",
+    "with_paths_of_run",
 ]

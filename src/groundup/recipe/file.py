@@ -34,6 +34,13 @@ class RecipeFile:
     overrides: dict[KeyPath, str] = field(default_factory=dict)  # place in the data -> `key=value` as typed
     problems: list[Problem] = field(default_factory=list)
 
+    @property
+    def folders(self) -> tuple[Path, ...]:
+        """Where relative paths may start, in this order: `paths_from`, here, beside the recipe."""
+        given = self.data.get("paths_from")
+        named = [one for one in given if isinstance(one, str)] if isinstance(given, list) else []
+        return (*(_from_here(self.path.parent / one) for one in named), Path(), self.path.parent)
+
     def where(self, path: KeyPath, *, of_key: bool = False) -> str:
         """`file:line:col` of a value (or of its key), or of the nearest thing around it that has a place."""
         for length in range(len(path), -1, -1):
@@ -58,6 +65,12 @@ class RecipeFile:
                 line = self.keys.get(part, self.values[part])[0]
                 return f"{self.path.name}:{line}" if is_whole else "default"
         return "default"
+
+
+def _from_here(folder: Path) -> Path:
+    """The same folder as a person here would write it: relative below the current one, else absolute."""
+    real, here = folder.resolve(), Path.cwd()
+    return real.relative_to(here) if real.is_relative_to(here) else real
 
 
 def value_at(data: Any, path: Iterable[str | int]) -> Any:
@@ -235,7 +248,7 @@ def apply_overrides(file: RecipeFile, overrides: Sequence[str]) -> None:
         if "" in parts:
             file.problems.append(Problem("not a setting", where, "write `STAGE.KEY=VALUE`, for example `base.seed=7`"))
             continue
-        if isinstance(stages, dict) and parts[0] not in ("stages", "name", "seed", "description"):
+        if isinstance(stages, dict) and parts[0] not in ("stages", "name", "seed", "description", "paths_from"):
             if parts[0] not in stages:
                 file.problems.append(_no_such_stage(parts, stages, where))
                 continue

@@ -26,7 +26,7 @@ from groundup.recipe.references import Reference, marked_in_data, marked_values,
 from groundup.recipe.settings import StageSettings
 
 DEFAULT_SEED = 1337
-RECIPE_KEYS = ("name", "seed", "description", "stages")
+RECIPE_KEYS = ("name", "seed", "description", "paths_from", "stages")
 EXAMPLE = "`stages: {words: {stage: tokenizer, corpus: FOLDER, vocab_size: 4096}}`"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 OTHER_KINDS = {
@@ -187,6 +187,10 @@ def _recipe_level(file: RecipeFile) -> tuple[str, int, str]:
     if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed < 2**63:
         problems.append(Problem(f"seed: expected a whole number from 0, got {seed!r}", file.where(("seed",))))
         seed = DEFAULT_SEED
+    starts = data.get("paths_from", [])
+    if not isinstance(starts, list) or not all(isinstance(one, str) for one in starts):
+        what = f"paths_from: expected a list of folders, got {starts!r}"
+        problems.append(Problem(what, file.where(("paths_from",)), "folders, seen from beside the recipe: [../data]"))
     return str(name), seed, str(data.get("description") or "")
 
 
@@ -194,7 +198,7 @@ def _stage_mappings(file: RecipeFile) -> list[tuple[str, KeyPath, Any]]:
     """(name, place, settings as written) of each stage; a recipe may be one stage at the top level."""
     data, problems = file.data, file.problems
     if "stage" in data and "stages" not in data:
-        settings = {key: value for key, value in data.items() if key not in ("name", "seed", "description")}
+        settings = {key: value for key, value in data.items() if key not in RECIPE_KEYS}
         return [(str(data["stage"]), (), settings)]
     for key in data:
         if key not in RECIPE_KEYS:

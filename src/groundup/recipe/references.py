@@ -13,8 +13,17 @@ from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel
 
-from groundup.errors import Problem
-from groundup.recipe.file import KeyPath, RecipeFile, any_of, did_you_mean, nearest, one_of, value_at
+from groundup.errors import Problem, UserError
+from groundup.recipe.file import (
+    KeyPath,
+    RecipeFile,
+    any_of,
+    did_you_mean,
+    nearest,
+    one_of,
+    read_recipe_file,
+    value_at,
+)
 from groundup.recipe.settings import MayChange, Presentation, Reads
 
 S = TypeVar("S", bound=BaseModel)
@@ -59,18 +68,24 @@ def references(
         elif LEFT_TO_THE_STAGE.match(value):
             yield Reference(key, value)
         else:
-            path = local_path(value, file.path.parent)
+            path = local_path(value, *file.folders)
             if path is None:
                 file.problems.append(_not_found(key, value, where, reads, right, kind_of_stage))
             yield Reference(key, value, path=path)
 
 
-def local_path(value: str, recipe_folder: Path) -> Path | None:
-    """The file or folder that a value stands for: as seen from here, else from beside the recipe. None: neither."""
-    for base in (Path(), recipe_folder):
-        path = base / os.path.expanduser(value)  # noqa: PTH111 - keeps `value` relative, as written
+def local_path(value: str, *folders: Path) -> Path | None:
+    """The file or folder that a value stands for, as seen from the first of `folders` that has it. None: from none."""
+    base = folder_of(value, folders)
+    return None if base is None else base / os.path.expanduser(value)  # noqa: PTH111 - stays relative, as written
+
+
+def folder_of(value: str, folders: Iterable[Path]) -> Path | None:
+    """The first of `folders` from which a value names a file, a folder or a glob that finds something."""
+    for base in folders:
+        path = base / os.path.expanduser(value)  # noqa: PTH111
         if path.exists() or any(glob.iglob(str(path), recursive=True)):  # noqa: PTH207 - pathlib has no absolute globs
-            return path
+            return base
     return None
 
 
@@ -116,6 +131,21 @@ def with_found_paths(settings: S, found: Mapping[str, Path]) -> S:
             value_at(data, tuple(outer))[last] = str(found[value])
             is_other = True
     return type(settings).model_validate(data) if is_other else settings
+
+
+def with_paths_of_run(settings: S, recipe: Path) -> S:
+    """The settings of a finished stage, each path found from where the run's `recipe.yaml` says that paths start.
+
+    So a run's inputs are found from any folder. What is not there any more stays as written; so does everything where
+    the run's recipe is not to be had.
+    """
+    try:
+        folders = read_recipe_file(recipe).folders
+    except (OSError, UserError):
+        return settings
+    values = {value for _, value, _ in marked_values(settings) if not LEFT_TO_THE_STAGE.match(value)}
+    found = {value: path for value in values if (path := local_path(value, *folders)) is not None}
+    return with_found_paths(settings, found)
 
 
 def marked_in_data(model: type[BaseModel], data: Mapping[str, Any]) -> Iterator[tuple[KeyPath, str, Reads]]:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel
@@ -18,7 +20,7 @@ from groundup.recipe.errors import OTHER_SPELLINGS, help_of
 from groundup.recipe.file import KeyPath, nearest
 from groundup.recipe.kinds import KINDS, Kind
 from groundup.recipe.loading import Recipe, Stage
-from groundup.recipe.references import settings_data
+from groundup.recipe.references import folder_of, settings_data
 
 PLAIN = re.compile(r"[A-Za-z_][A-Za-z0-9_./-]*")
 NOT_PLAIN = {"null", "true", "false", "yes", "no", "on", "off", "y", "n", "~"}
@@ -26,13 +28,18 @@ NOT_PLAIN = {"null", "true", "false", "yes", "no", "on", "off", "y", "n", "~"}
 # ---------------------------------------------------------------- as resolved
 
 
-def resolved_yaml(recipe: Recipe) -> str:
-    """Every setting of every stage with its origin as a comment; the text is itself a recipe for the same run."""
+def resolved_yaml(recipe: Recipe, folder: Path | None = None) -> str:
+    """Every setting of every stage with its origin as a comment; the text is itself a recipe for the same run.
+
+    `folder`: where the text is to lie. It then says where the recipe's relative paths start, as seen from there.
+    """
     file = recipe.file
     lines = [f"# {recipe.name} as it runs: every setting, and where its value comes from"]
     for key, value in (("name", recipe.name), ("seed", recipe.seed), ("description", recipe.description)):
         if value != "":
             lines.append(f"{key}: {_flow(value)}  # {file.origin((key,))}")
+    if folder is not None and (starts := _path_starts(recipe, folder)):
+        lines.append(f"paths_from: {_flow(starts)}  # where relative paths start")
     for stage in recipe.stages.values():
         indent = ""
         if stage.place:
@@ -45,6 +52,15 @@ def resolved_yaml(recipe: Recipe) -> str:
             data.pop("seed")  # the recipe's own seed stands above
         lines += _block(data, stage.place, indent, recipe)
     return "\n".join(lines) + "\n"
+
+
+def _path_starts(recipe: Recipe, folder: Path) -> list[str]:
+    """The folders from which the recipe's relative paths were found, as seen from `folder`."""
+    values = [one.value for stage in recipe.stages.values() for one in stage.references if one.path is not None]
+    relative = (value for value in values if not Path(value).expanduser().is_absolute())
+    found = (folder_of(value, recipe.file.folders) for value in relative)
+    here = folder.resolve()
+    return list(dict.fromkeys(os.path.relpath(base.resolve(), here) for base in found if base is not None))
 
 
 def _block(data: Mapping[str, Any], place: KeyPath, indent: str, recipe: Recipe) -> Iterator[str]:
@@ -228,6 +244,11 @@ def json_schema(kinds: Mapping[str, Kind] = KINDS) -> dict[str, Any]:
             "name": {"type": "string", "description": "Name of the run's folder. Without it, the file's name."},
             "seed": {"type": "integer", "minimum": 0, "default": 1337},
             "description": {"type": "string"},
+            "paths_from": {
+                "type": "array",
+                "items": {"type": "string"},
+                "description": "Folders from which relative paths start, seen from beside the recipe; looked in first.",
+            },
             "stages": {"type": "object", "additionalProperties": stage},
         },
         "required": ["stages"],

@@ -114,7 +114,7 @@ def stage_settings(recipe: Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(stages, Mapping):
         return dict(stages)
     if isinstance(recipe.get("stage"), str):
-        own = {key: value for key, value in recipe.items() if key not in ("name", "description")}
+        own = {key: value for key, value in recipe.items() if key not in ("name", "description", "paths_from")}
         return {str(recipe["stage"]): own}
     return {}
 

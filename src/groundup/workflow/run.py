@@ -153,7 +153,7 @@ def _logging_to(path: Path, console: Console) -> Iterator[None]:
 
 def _write_record(recipe: Recipe, folder: Path) -> None:
     """What is wanted, and on what machine: kept beside the results."""
-    write_atomic(folder / "recipe.yaml", resolved_yaml(recipe))
+    write_atomic(folder / "recipe.yaml", resolved_yaml(recipe, folder))
     write_json(folder / "origins.json", origins(recipe))
     write_json(folder / "env.json", environment())
 

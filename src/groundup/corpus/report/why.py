@@ -30,6 +30,7 @@ from groundup.corpus.sources import pieces, read_piece
 from groundup.corpus.tasks import SIDECAR
 from groundup.errors import UserError
 from groundup.packages import PackageUnreachableError
+from groundup.recipe import with_paths_of_run
 
 _FOR = re.compile(r"^\[(.+?)\] ", re.S)  # how a duplicate's excerpt names the document that it was dropped for
 _SHARD = re.compile(r"-\d{5}$")
@@ -48,7 +49,7 @@ def why(
     """
     where, row = _find(folder, wanted)
     source = _SHARD.sub("", row.get("source") or row["file"])
-    corpus = CorpusSettings(**settings) if settings else None
+    corpus = with_paths_of_run(CorpusSettings(**settings), folder.parent / "recipe.yaml") if settings else None
     dropped = where == "dropped"
     other = _other(folder, row) if dropped else {}
     corpus = _with_trained(corpus, folder) if corpus else None
@@ -225,7 +226,8 @@ def _tried(
         return None, ""
     again = _read_again(settings, source, id, cache)
     if again is None:
-        return None, "its source cannot be read any more: no numbers but those above"
+        where = getattr(settings.sources.get(source), "path", source)
+        return None, f"its source ({where}) cannot be read from here: no numbers but those above"
     return _through(settings, source, again, cache), "measured on the source, read again"
 
 
