@@ -6,13 +6,17 @@ import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from groundup.cli import verbs
+from groundup.console import Console
 from groundup.errors import UserError
 from groundup.recipe import load_recipe
-from groundup.workflow.processes import processes_for, share_micro_batches
+from groundup.workflow.processes import Processes, processes_for, share_micro_batches
+from groundup.workflow.run import run_recipe
+from groundup.workflow.run_folder import unfinished_work
 
 from .commands import (
     GROUNDUP,
@@ -101,6 +105,48 @@ def test_auto_uses_processes_where_they_pay(recipe: Path, monkeypatch: pytest.Mo
     assert number(1, "base.dp_shard_size=2", "base.tensor_parallel_size=2") == 4, "what the recipe's layout needs"
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     assert number(1e14) == 1, "the person wants one core to be used"
+
+
+def test_unfinished_work_keeps_its_number_of_processes_unless_the_layout_is_a_new_one(
+    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("groundup.workflow.processes.cores", lambda: 4)
+
+    def number(before: int, *settings: str) -> int:
+        stage = load_recipe(str(recipe), list(settings)).stages["base"]
+        return Processes(None).size_for(stage, tmp_path, before)
+
+    assert number(3) == 3, "the plan alone says 1"
+    assert number(1, "base.context_parallel_size=2") == 2
+    assert number(4, "base.context_parallel_size=2") == 4, "two copies of the model, of two processes each"
+    assert number(4, "base.dp_shard_size=2") == 2
+    assert number(4, "base.dp_shard_size=1") == 1
+
+
+def test_a_layout_that_the_processes_do_not_fit_is_refused_before_anything_starts(recipe: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError) as refused:
+        verbs.run(str(recipe), ["base.tensor_parallel_size=2"], home=tmp_path, processes="3")
+    assert "base: tensor_parallel_size 2 is a layout of a multiple of 2 processes, not of 3" in str(refused.value)
+    assert "start 2 with torchrun" in str(refused.value)
+    assert not (tmp_path / "run" / ".work").exists()
+
+
+def test_in_how_many_processes_a_stage_was_begun_is_known_after_kill(
+    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SIGKILL leaves no moment to write it down, so it is written before the stage runs."""
+    seen = []
+
+    def look(run: Any, stage: Any, work: Any, *_: Any) -> Any:
+        left = unfinished_work(run.folder, stage.name)
+        assert left is not None
+        seen.append((work.processes, left.processes))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("groundup.workflow.run._run_one", look)
+    monkeypatch.setattr(Processes, "size_for", lambda *_, before: before or 3)
+    run_recipe(load_recipe(str(recipe), []), home=tmp_path, console=Console(quiet=True))
+    assert seen == [(3, 3)]
 
 
 def test_what_is_no_number_of_processes_is_said(recipe: Path, tmp_path: Path) -> None:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+import math
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from groundup.errors import Problem, UserError
 from groundup.model.config import ModelConfig
+
+MODEL_SIZES = ("tensor_parallel_size", "pipeline_parallel_size", "context_parallel_size")
+SIZES = ("dp_replicate_size", "dp_shard_size", *MODEL_SIZES)
 
 
 @dataclass(frozen=True)
@@ -29,20 +33,26 @@ class Layout:
         """Groups of consecutive layers."""
         return self.pipeline_parallel_size * self.stages_per_process
 
+    @property
+    def processes(self) -> int:
+        """The least that it needs: the product of all sizes, of which an open `dp_shard_size` counts as 1."""
+        return math.prod(getattr(self, name) or 1 for name in SIZES)
+
+    def fits(self, world_size: int) -> bool:
+        """Whether so many processes can be laid out so."""
+        return world_size == self.processes or (self.dp_shard_size is None and world_size % self.processes == 0)
+
     def resolved(self, world_size: int) -> Layout:
         """With `dp_shard_size` filled in. UserError where the sizes do not multiply to the number of processes."""
-        others = self.dp_replicate_size * self.tensor_parallel_size * self.context_parallel_size
-        others *= self.pipeline_parallel_size
-        shard = self.dp_shard_size if self.dp_shard_size is not None else max(1, world_size // others)
-        if others * shard != world_size:
+        if not self.fits(world_size):
+            said = " x ".join(f"{name} {getattr(self, name)}" for name in SIZES if (getattr(self, name) or 1) > 1)
+            several = "a multiple of " if self.dp_shard_size is None else ""
             raise UserError(
-                f"{world_size} processes cannot be laid out as dp_replicate_size {self.dp_replicate_size} x "
-                f"dp_shard_size {'rest' if self.dp_shard_size is None else self.dp_shard_size} x tensor_parallel_size "
-                f"{self.tensor_parallel_size} x context_parallel_size {self.context_parallel_size} x "
-                f"pipeline_parallel_size {self.pipeline_parallel_size}: these make {others * shard}",
-                fix=f"start {others * shard} processes, or change the sizes so that their product is {world_size}",
+                f"{said or 'dp_shard_size 1'} is a layout of {several}{self.processes} processes, not of {world_size}",
+                fix=f"leave --processes out, start {self.processes} with torchrun, or change the sizes so that their "
+                f"product is {world_size}",
             )
-        return Layout(**{**vars(self), "dp_shard_size": shard})
+        return replace(self, dp_shard_size=self.dp_shard_size or world_size // self.processes)
 
 
 def layout_of(settings: Any) -> Layout:

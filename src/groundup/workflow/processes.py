@@ -7,7 +7,6 @@ same function of the stage, and meet in the engine (train/world.py). Between suc
 from __future__ import annotations
 
 import json
-import math
 import os
 import signal
 import subprocess
@@ -27,6 +26,7 @@ from groundup.errors import EXIT_FAILED, Problem, UserError
 from groundup.meeting import Meeting, PeerLost
 from groundup.recipe import Stage, settings_data
 from groundup.team import Team
+from groundup.train.layout import MODEL_SIZES, layout_of
 from groundup.workflow.torchrun import Group, leave_process_group
 
 TOGETHER = ("pretrain", "sft", "reward", "dpo")  # what may train in several processes; ppo: issue 5
@@ -36,8 +36,6 @@ WORTH_FLOPS, WORTH_SECONDS = 2e12, 20.0
 MEMORY_SHARE = 0.8  # of what is free may be planned for
 TOKENS_EACH = 1024  # of a step: with fewer, products become small and slow
 PARAMETERS_A_TOKEN = 50_000  # with fewer tokens for them, adding up gradients costs more than processes save
-MODEL_SIZES = ("tensor_parallel_size", "pipeline_parallel_size", "context_parallel_size")
-LAYOUT = ("dp_replicate_size", "dp_shard_size", *MODEL_SIZES)
 
 
 # ---------------------------------------------------------------- how many
@@ -62,9 +60,9 @@ def processes_for(stage: Stage, wanted: int | None, plan: Mapping[str, Any]) -> 
         return 1
     if wanted is not None:
         return wanted
-    needed = math.prod(int(getattr(settings, name) or 1) for name in LAYOUT)
-    if needed > 1:
-        return needed
+    layout = layout_of(settings)
+    if layout.processes > 1 or layout.dp_shard_size is not None:
+        return layout.processes
     if settings.time_limit is not None:
         most = cores() if settings.time_limit >= WORTH_SECONDS else 1
     else:
@@ -141,23 +139,31 @@ class Processes:
 
     def size_for(self, stage: Stage, run_folder: Path, before: int | None = None) -> int:
         """How many train a stage. `before`: what its unfinished work was begun with, which gives the same bits."""
+        if stage.kind.name not in TOGETHER:
+            return 1
         if self.group is not None:
-            return self.group.size if stage.kind.name in TOGETHER else 1
+            return self.group.size
         if self.wanted is None and before is not None and before <= cores():
-            return before
+            layout = layout_of(stage.settings)  # which may be a new one: a checkpoint goes on in any
+            if layout.fits(before):
+                return before
         return processes_for(stage, self.wanted, plan_of(run_folder, stage.name))
 
     def problems(self, stages: Sequence[Stage]) -> list[Problem]:
-        """What of these stages cannot be run in the processes that torchrun started."""
-        return [
-            Problem(
-                f"{stage.name}: {stage.kind.name} trains in one process, and torchrun started {self.group.size}",
-                fix="name the stages before it to run them under torchrun, then this one without: "
-                f"`groundup run RECIPE {stage.name}`",
-            )
-            for stage in stages
-            if self.group is not None and stage.kind.name == "ppo"
-        ]
+        """What of these stages cannot be run in the processes that torchrun started, or that `--processes` names."""
+        found = []
+        size = self.group.size if self.group is not None else self.wanted
+        for stage in stages:
+            if self.group is not None and stage.kind.name == "ppo":
+                what = f"{stage.name}: ppo trains in one process, and torchrun started {self.group.size}"
+                fix = "name the stages before it to run them under torchrun, then this one without: "
+                found.append(Problem(what, fix=f"{fix}`groundup run RECIPE {stage.name}`"))
+            elif size is not None and stage.kind.name in TOGETHER:
+                try:
+                    layout_of(stage.settings).resolved(size)
+                except UserError as error:
+                    found += [replace(problem, what=f"{stage.name}: {problem.what}") for problem in error.problems]
+        return found
 
     def close(self) -> None:
         if self.helpers is not None:

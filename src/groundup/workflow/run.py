@@ -194,6 +194,7 @@ def _build(run: _Run, stage: Stage, inputs: dict[str, str], fingerprint: str) ->
             work.discard()
             work = folders.open_work(run.folder, stage.name, under_way)
         work.processes = run.processes.size_for(stage, run.folder, before=work.processes)
+        work.save(work.seconds_before)  # a kill leaves no later moment to say in how many it was begun
         run.state.start_clock(work)
         run.state.stage(stage.name, status="running", resumes=work.resumes)
         _event(run, stage.name, f"resumed at step {newest_step(work.folder)}" if work.resumes else "started")
