@@ -26,7 +26,7 @@ _DOUBTFUL_SHARES = (0.4, 1.5)  # of the fast text's length: outside, one of the 
 _FEWEST_MAIN_CHARS = 200  # with less, Resiliparse mistook the main part: its whole visible text is the better guess
 
 _CONTROLS = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\u200b\ufeff]")
-_TRAILING_BLANKS = re.compile(r"[ \t\u00a0]+$", re.M)
+_BLANKS = " \t\u00a0"
 _EMPTY_LINES = re.compile(r"\n{3,}")
 
 
@@ -103,7 +103,9 @@ def tidy(text: str, *, is_code: bool = False) -> str:
     """One kind of newline, no control characters, no trailing blanks; prose in Unicode's composed form (NFC) and with
     at most one empty line in a row."""
     text = _CONTROLS.sub("", text.replace("\r\n", "\n").replace("\r", "\n"))
-    text = _TRAILING_BLANKS.sub("", text)
+    text = "\n".join([line.rstrip(_BLANKS) for line in text.split("\n")])
     if not is_code:
-        text = unicodedata.normalize("NFC", _EMPTY_LINES.sub("\n\n", text))
+        if "\n\n\n" in text:
+            text = _EMPTY_LINES.sub("\n\n", text)
+        text = unicodedata.normalize("NFC", text)
     return text.strip("\n")

@@ -10,9 +10,10 @@ from types import TracebackType
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from groundup.artifacts import disk_error, sync_folder
+from groundup.artifacts import disk_error
 from groundup.corpus.document import Document, Drop, sound
 
 _FIELDS = ("id", "url", "license", "text", "media", "language", "date", "metadata")  # metadata as JSON text
@@ -30,7 +31,10 @@ BATCH_ROWS = 64  # rows as Python objects at a time
 
 
 class ShardWriter:
-    """Rows to one parquet file that appears, whole, when the `with` block ends without an error."""
+    """Rows to one parquet file that appears, whole, when the `with` block ends without an error.
+
+    The folder is not synced: a task's is as a whole, when its sidecar is written.
+    """
 
     def __init__(self, path: Path, schema: pa.Schema, group_bytes: int = GROUP_BYTES) -> None:
         self.path = path
@@ -81,7 +85,6 @@ class ShardWriter:
             if kind is None:
                 _sync_file(self._temporary)
                 self._temporary.replace(self.path)
-                sync_folder(self.path.parent)
         except OSError as problem:
             raise disk_error(problem, self.path) from problem
         finally:
@@ -124,6 +127,13 @@ def read_rows(path: Path, columns: Sequence[str] | None = None) -> Iterator[dict
 
 def read_column(path: Path, name: str) -> list[Any]:
     return pq.read_table(path, columns=[name]).column(0).to_pylist()  # type: ignore[no-any-return]
+
+
+def text_sizes(path: Path) -> list[int]:
+    """Bytes of the text of each row, without making Python strings of them."""
+    with pq.ParquetFile(path) as file:
+        batches = file.iter_batches(batch_size=BATCH_ROWS, columns=["text"])
+        return [size for batch in batches for size in pc.binary_length(batch.column(0)).to_pylist()]
 
 
 def row_count(path: Path) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from groundup.corpus.document import Document, sound
+from groundup.corpus.document import Document
 from groundup.corpus.extract import Method, main_text, tidy
 from groundup.corpus.quality.language import detect
 
@@ -16,9 +16,10 @@ _CODE_IN_DOCS = re.compile(r"^```.*?^```|^(?: {3,}|\t|>>>|\.\. |:)[^\n]*$|`[^`\n
 def raw_to_text(document: Document, method: Method, languages: Sequence[str]) -> str:
     """Plain text of a document of any kind, "" where there is none. `languages`: those that will be kept (none: all).
 
-    Raises what the extractors raise on pages that they cannot take.
+    The document's text is `sound`, as a shard's are: no parser takes lone surrogates. Raises what the extractors raise
+    on pages that they cannot take.
     """
-    text = sound(document.text)  # no parser takes lone surrogates
+    text = document.text
     if document.media == "wikitext":
         from groundup.corpus.sources.wikipedia import prose_of
 

@@ -32,7 +32,17 @@ from groundup.corpus.quality.signals import cut_boilerplate, signals_of
 from groundup.corpus.report.funnel import new_source_funnel, source_funnel_to_json
 from groundup.corpus.report.stats import Check, SourceStats
 from groundup.corpus.settings import QualityRules
-from groundup.corpus.shards import DROPPED, RAW, TEXT, ShardWriter, document_of, document_row, drop_row, read_rows
+from groundup.corpus.shards import (
+    DROPPED,
+    RAW,
+    TEXT,
+    ShardWriter,
+    document_of,
+    document_row,
+    drop_row,
+    read_rows,
+    text_sizes,
+)
 from groundup.corpus.source_settings import Source
 from groundup.corpus.sources import Piece, read_piece
 from groundup.corpus.sources.parts import CUT
@@ -315,8 +325,6 @@ def _first_failed(document: Document, asked: Sequence[Check]) -> Drop | None:
 def keys(task: Task, out: Path) -> dict[str, Any]:
     """What the documents of a shard are compared by: no text goes on from here, only hashes."""
     options, path = task.options, task.paths()[0]
-    documents = texts_bytes = 0
-    sizes: list[int] = []
 
     def texts(columns: tuple[str, ...] = ("text", "media")) -> Iterator[dict[str, Any]]:
         return read_rows(path, columns)
@@ -335,10 +343,7 @@ def keys(task: Task, out: Path) -> dict[str, Any]:
         )
     if options["bands"]:
         write_near_keys((row["text"] for row in texts(("text",))), NearFiles(out, "near"), Bands(*options["bands"]))
-    for row in texts(("text",)):
-        size = len(row["text"].encode("utf-8", "surrogatepass"))
-        sizes.append(size)
-        documents += 1
-        texts_bytes += size
+    sizes = text_sizes(path)
     write_json(out / "sizes.json", sizes, indent=None)
-    return {"documents": documents, "bytes_in": texts_bytes, "bytes_out": sum(p.stat().st_size for p in out.iterdir())}
+    written = sum(one.stat().st_size for one in out.iterdir())
+    return {"documents": len(sizes), "bytes_in": sum(sizes), "bytes_out": written}

@@ -13,6 +13,7 @@ import json
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from hashlib import sha256
 from heapq import nsmallest
@@ -21,7 +22,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from groundup.corpus.document import Document
+from groundup.corpus.document import Document, sound
 from groundup.corpus.phases.documents import numbered_rows, source_of
 from groundup.corpus.pii import names as people
 from groundup.corpus.quality import classifier, perplexity, toxicity
@@ -41,9 +42,11 @@ def _reference(settings: Mapping[str, Any], task: Task, most: int) -> Iterator[s
     for one in read_source(source_of(json.dumps(settings)), Path(task.hints["cache"]), None, Counter()):
         if found >= most:
             return
-        if isinstance(one, Document) and (text := raw_to_text(one, "fast", ())).strip():
-            found += 1
-            yield text
+        if isinstance(one, Document):
+            text = raw_to_text(replace(one, text=sound(one.text)), "fast", ())
+            if text.strip():
+                found += 1
+                yield text
 
 
 def _sample(paths: Sequence[Path], most: int, languages: Sequence[str], least: int = 0) -> list[str]:

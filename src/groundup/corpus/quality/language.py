@@ -22,7 +22,8 @@ WINDOWS, WINDOW_CHARS = 5, 600
 _UNSURE = 0.8
 _CASE_CHARS = 200  # enough to see that a window is in capitals
 
-_NO_WORDS = re.compile(r"[\s\d_]+|https?://\S+")
+# a single blank is left out, as it would become itself: it is what most of a text has
+_NO_WORDS = re.compile(r"https?://\S+|[^\S ][\s\d_]*|[\d_][\s\d_]*| [\s\d_]+")
 _WIDE_RUN = re.compile("[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]{10}")
 
 # Scripts in which one language is written, as far as the model knows. It takes some of them (Amharic) for another

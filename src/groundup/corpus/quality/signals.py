@@ -50,24 +50,31 @@ _BOILERPLATE_LINE = re.compile(
 )
 _MAX_BOILERPLATE_LINE_CHARS = 200
 _BOILERPLATE_WORDS = ("cookie", "javascript", "terms of", "privacy policy")  # one stands in every such line
-_BOILERPLATE_WORD = re.compile("|".join(_BOILERPLATE_WORDS), re.I)
 _ENCODED = re.compile(r"[A-Za-z0-9+/]{400,}|(?:\\x[0-9a-fA-F]{2}){60,}|(?:[0-9a-fA-F]{2},?\s?){300,}")
 
 
 def cut_boilerplate(text: str) -> str:
     """A page without the lines that ask for JavaScript or talk of cookies (C4)."""
-    small = text.lower()
-    if not any(word in small for word in _BOILERPLATE_WORDS):
-        return text
     kept, place = [], 0
-    for match in _BOILERPLATE_WORD.finditer(text):
-        start, end = text.rfind("\n", 0, match.start()) + 1, text.find("\n", match.end())
-        end = len(text) if end < 0 else end
-        is_short = end - start <= _MAX_BOILERPLATE_LINE_CHARS
-        if start >= place and is_short and _BOILERPLATE_LINE.search(text[start:end]):
+    for start, end in _lines_with(_BOILERPLATE_WORDS, text):
+        if end - start <= _MAX_BOILERPLATE_LINE_CHARS and _BOILERPLATE_LINE.search(text[start:end]):
             kept.append(text[place:start])
             place = end + 1
     return "".join((*kept, text[place:])).strip("\n") if kept else text
+
+
+def _lines_with(words: Sequence[str], text: str) -> list[tuple[int, int]]:
+    """(start, end) of each line that holds one of these words, in order; the words are in small letters."""
+    small = text.replace("İ", "I").lower()  # that letter alone grows longer by it
+    found = set()
+    for word in words:
+        place = small.find(word)
+        while place >= 0:
+            start, end = small.rfind("\n", 0, place) + 1, small.find("\n", place)
+            end = len(small) if end < 0 else end
+            found.add((start, end))
+            place = small.find(word, end)
+    return sorted(found)
 
 
 def signals_of(text: str, media: Media, language: str) -> dict[str, float]:
@@ -204,26 +211,26 @@ def _repeated_ngrams(words: Words) -> dict[str, float]:
     signals |= dict.fromkeys((f"duplicate_{n}grams" for n in DUPLICATE_NGRAMS), 0.0)
     places, keys = np.arange(number), hashes
     for n in range(2, max(DUPLICATE_NGRAMS) + 1):
-        fits = places + n <= number
-        places = places[fits]
-        if len(places) < 2:
-            break
-        keys = longer(keys[fits], hashes[places + n - 1])
-        order = np.argsort(keys, kind="stable")
-        first = _is_first(keys[order])
-        begins = np.flatnonzero(first)
-        counts = np.diff(begins, append=len(order))
-        most = int(counts.max())
-        if most < 2:
+        fit = int(places.searchsorted(number - n, "right"))
+        places = places[:fit]
+        keys = longer(keys[:fit], hashes[places + (n - 1)])
+        order = keys.argsort(kind="stable")
+        ordered = keys[order]
+        same = ordered[1:] == ordered[:-1]
+        later = order[1:][same]  # all but the first of each that is repeated
+        if not len(later):
             break
         # In a short text one repeated pair is a large share and means nothing.
         if n in TOP_NGRAMS and number - n + 1 >= _FEWEST_FOR_TOP_NGRAM:
-            of_top = places[order[begins[counts == most]]]
+            begins = np.concatenate(([0], np.flatnonzero(~same) + 1, [fit]))
+            counts = begins[1:] - begins[:-1]
+            most = int(counts.max())
+            of_top = places[order[begins[:-1][counts == most]]]
             signals[f"top_{n}gram"] = most * int(sum(lengths[of_top + offset] for offset in range(n)).max()) / total
         if n in DUPLICATE_NGRAMS:
-            again = covered(places[order[~first]], n, number)
-            signals[f"duplicate_{n}grams"] = int(lengths[again].sum()) / total
-        is_repeated = np.sort(order[np.repeat(counts > 1, counts)])
+            signals[f"duplicate_{n}grams"] = int(lengths[covered(places[later], n, number)].sum()) / total
+        is_repeated = np.zeros(fit, bool)
+        is_repeated[later] = is_repeated[order[:-1][same]] = True
         places, keys = places[is_repeated], keys[is_repeated]
     return signals
 
