@@ -42,6 +42,7 @@ from groundup.corpus.report.funnel import (
     merged,
     source_funnel_from_json,
 )
+from groundup.corpus.report.inputs import bytes_of_pieces
 from groundup.corpus.report.rates import kind_of, remember
 from groundup.corpus.report.stats import SourceStats, stats_report
 from groundup.corpus.report.stats import merged as merged_stats
@@ -110,12 +111,18 @@ def run(settings: CorpusSettings, context: StageContext) -> StageResult:
     timing = timing_report(records, cores=cores, wall_seconds=time.monotonic() - started)
     write_json(context.folder / "timing.json", timing)
     kinds = {name: kind_of(source.type, settings.extract) for name, source in settings.sources.items()}
-    remember(context.cache, kinds, timing)
+    remember(context.cache, kinds, timing, _unpacked_bytes(build))
     if settings.keep_work:
         without_unused(root, runner.finished)
     else:
         shutil.rmtree(root, ignore_errors=True)
     return result
+
+
+def _unpacked_bytes(build: Build) -> dict[str, float]:
+    """How much each source that lies in files has behind compression: what rates are kept by."""
+    with_files = (name for name, source in build.settings.sources.items() if isinstance(source, PathSource))
+    return {name: bytes_of_pieces(build.pieces[name]) for name in with_files if name in build.pieces}
 
 
 def work_folder(context: StageContext) -> Path:

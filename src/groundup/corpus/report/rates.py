@@ -26,7 +26,7 @@ TELL_FROM_SECONDS = 600.0  # of a core: a smaller build needs no word about mone
 
 @dataclass(frozen=True)
 class KindRate:
-    """CPU seconds, bytes of clean text and bytes of files for each byte of input, as it lies on disk."""
+    """CPU seconds, bytes of clean text and bytes of files for each byte of input behind its compression."""
 
     cpu_seconds: float
     text: float
@@ -34,12 +34,13 @@ class KindRate:
     factor: float = SHIPPED_FACTOR
 
 
-# measured: the demo's corpus, and archives of real pages as benchmarks/corpus.py makes them, 2026-11 (docs/log.md)
+# measured: the demo's corpus, archives of real pages as benchmarks/corpus.py makes them (.gz: 4.2 times as large behind
+# it), the English dump and the WET file of shared/data, 2026-11 (docs/log.md)
 SHIPPED = {
-    "warc": KindRate(2.0e-6, 0.1, 1.3),
-    "warc, fast": KindRate(0.5e-6, 0.1, 1.3),
-    "wet": KindRate(0.8e-6, 0.7, 1.5),
-    "wikipedia": KindRate(0.4e-6, 0.5, 1.0),
+    "warc": KindRate(0.47e-6, 0.024, 0.31),
+    "warc, fast": KindRate(0.12e-6, 0.024, 0.31),
+    "wet": KindRate(0.5e-6, 0.5, 1.7),
+    "wikipedia": KindRate(0.6e-6, 0.5, 1.8),
     "books": KindRate(1.3e-6, 1.0, 3.0),
     "python_code": KindRate(0.9e-6, 1.0, 2.2),
     "python_docs": KindRate(0.8e-6, 0.6, 2.0),
@@ -54,21 +55,26 @@ def kind_of(source_type: str, extract: str) -> str:
     return f"{source_type}, fast" if source_type in HTML_KINDS and extract == "fast" else source_type
 
 
-def remember(cache: Path, kinds: Mapping[str, str], timing: Mapping[str, Any]) -> None:
-    """Keep a finished build's rates. `kinds`: source -> its `kind_of`; `timing`: timing.json."""
+def remember(
+    cache: Path, kinds: Mapping[str, str], timing: Mapping[str, Any], unpacked: Mapping[str, float] | None = None
+) -> None:
+    """Keep a finished build's rates. `kinds`: source -> its `kind_of`; `timing`: timing.json; `unpacked`: source ->
+    bytes behind its files' compression (inputs.py), where that is not what was read."""
     known = _known(cache)
     sums: dict[str, dict[str, float]] = {}
     for source, steps in (timing.get("sources") or {}).items():
         if source not in kinds or "read" not in steps:
             continue
-        one = sums.setdefault(kinds[source], {"bytes_in": 0, "cpu_seconds": 0.0, "text_bytes": 0, "disk_bytes": 0})
-        one["bytes_in"] += steps["read"]["bytes_in"]
+        one = sums.setdefault(
+            kinds[source], {"unpacked_bytes": 0.0, "cpu_seconds": 0.0, "text_bytes": 0, "disk_bytes": 0}
+        )
+        one["unpacked_bytes"] += (unpacked or {}).get(source, steps["read"]["bytes_in"])
         one["text_bytes"] += steps.get("write", {}).get("bytes_out", 0)
         one["cpu_seconds"] += sum(step["cpu_seconds"] for step in steps.values())
         one["disk_bytes"] += sum(step["disk_bytes"] for step in steps.values())
     for kind, one in sums.items():
         # The last build speaks, but not a small one against a large one.
-        if one["bytes_in"] >= max(FEWEST_BYTES, 0.5 * known.get(kind, {}).get("bytes_in", 0)):
+        if one["unpacked_bytes"] >= max(FEWEST_BYTES, 0.5 * known.get(kind, {}).get("unpacked_bytes", 0)):
             known[kind] = one
     if known:
         write_json(cache / FILE, known)
@@ -84,9 +90,9 @@ def _known(cache: Path) -> dict[str, dict[str, float]]:
 def rate_of_kind(kind: str, cache: Path) -> KindRate:
     """As measured here, else as shipped."""
     one = _known(cache).get(kind)
-    if not one or not one.get("bytes_in"):
+    if not one or not one.get("unpacked_bytes"):  # also what earlier versions kept, by bytes as they were stored
         return SHIPPED.get(kind, OTHER)
-    size = one["bytes_in"]
+    size = one["unpacked_bytes"]
     measured = (one["cpu_seconds"] / size, one["text_bytes"] / size, one["disk_bytes"] / size)
     return KindRate(*measured, REMEMBERED_FACTOR)
 
@@ -100,8 +106,8 @@ def foretell(
 ) -> dict[str, Any]:
     """What a build takes: facts for `groundup check` and the planner.
 
-    `parts`: each source's kind, bytes of input, and `max_bytes` of clean text (or None). Seconds are of the clock, on
-    `cores`; `*_low` and `*_high` are an interval of about 80 %.
+    `parts`: each source's kind, bytes of input behind compression, and `max_bytes` of clean text (or None). Seconds are
+    of the clock, on `cores`; `*_low` and `*_high` are an interval of about 80 %.
     """
     cpu = low = high = text = disk = 0.0
     for kind, size, most in parts:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import IO
 
 BZIP2 = b"BZh"
-_STREAM = re.compile(rb"BZh[1-9]1AY&SY")  # the mark, its block size, and the mark of its first block
+STREAM = re.compile(rb"BZh[1-9]1AY&SY")  # the mark, its block size, and the mark of its first block
 _MARK_BYTES = 10
 _BLOCK = 1 << 18
 
@@ -66,7 +66,7 @@ def _cut(raw: IO[bytes], start: int) -> Iterator[tuple[int, bytes]]:
     while block := raw.read(_BLOCK):
         data += block
         told = 0
-        for found in _STREAM.finditer(data):
+        for found in STREAM.finditer(data):
             if current is not None and found.start() > told:
                 yield current, data[told : found.start()]
             told, current = found.start(), at + found.start()
@@ -85,6 +85,6 @@ def has_streams(raw: IO[bytes], within: int) -> bool:
     while at < within and (block := raw.read(_BLOCK)):
         data = data[1 - _MARK_BYTES :] + block
         at += len(block)
-        if any(at - len(data) + found.start() > 0 for found in _STREAM.finditer(data)):
+        if any(at - len(data) + found.start() > 0 for found in STREAM.finditer(data)):
             return True
     return False
