@@ -8,6 +8,7 @@ no random numbers, so the same rows give the same weights.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -36,17 +37,22 @@ def fit(
     truth = np.asarray(labels, np.float64)
     origin = np.zeros(len(truth), np.int64) if origins is None else np.asarray(origins, np.int64)
     rows = [np.concatenate((ids, ids + SIZE)) if one else ids for ids, one in zip(rows, origin, strict=True)]
-    ids, row, value = _flat(rows)
-    used, place = np.unique(ids, return_inverse=True)
+    ids, sizes, scale = _flat(rows)
+    is_used = np.zeros(2 * SIZE, bool)
+    is_used[ids] = True
+    used = np.flatnonzero(is_used)
     width = len(used)
+    place_of = np.zeros(2 * SIZE, np.int64)
+    place_of[used] = np.arange(width)
+    place = place_of[ids]
 
     def loss(weights: Floats) -> tuple[float, Floats]:
-        z = np.bincount(row, value * weights[place], len(truth)) + weights[width + origin]
+        z = scale * _sums(weights[place], sizes) + weights[width + origin]
         # log(1 + exp(z)) - y z, without overflow
         total = float(np.sum(np.logaddexp(0, z) - truth * z)) + 0.5 * ridge * _dot(weights[:width], weights[:width])
         rest = 1 / (1 + np.exp(-z)) - truth
         slope = np.empty_like(weights)
-        slope[:width] = np.bincount(place, value * rest[row], width) + ridge * weights[:width]
+        slope[:width] = np.bincount(place, np.repeat(scale * rest, sizes), width) + ridge * weights[:width]
         slope[width:] = np.bincount(origin, rest, 2)
         return total, slope
 
@@ -62,15 +68,24 @@ def log_odds(weights: npt.NDArray[np.float32], rows: Sequence[Ids]) -> Floats:
     """Log odds of each row; `weights` as `fit` gives them."""
     if not rows:
         return np.zeros(0)
-    ids, row, value = _flat(rows)
-    return np.asarray(np.bincount(row, value * weights[ids], len(rows)), np.float64) + float(weights[SIZE])
+    ids, sizes, scale = _flat(rows)
+    return np.asarray(scale * _sums(weights[ids], sizes), np.float64) + float(weights[SIZE])
 
 
 def _flat(rows: Sequence[Ids]) -> tuple[Ids, Ids, Floats]:
-    """(feature, row, value) of every entry."""
+    """The features of all rows behind each other, how many each row has, and what each of them counts in its row."""
     sizes = np.array([len(ids) for ids in rows])
-    ids = np.concatenate(rows)
-    return ids, np.repeat(np.arange(len(rows)), sizes), np.repeat(1 / np.sqrt(np.maximum(sizes, 1)), sizes)
+    return np.concatenate(rows), sizes, 1 / np.sqrt(np.maximum(sizes, 1))
+
+
+def _sums(values: npt.NDArray[Any], sizes: Ids) -> Floats:
+    """The sum of each run of `sizes` values; 0 of an empty one."""
+    sums = np.zeros(len(sizes))
+    filled = sizes > 0  # `reduceat` gives an empty run the value behind it
+    starts = np.cumsum(sizes) - sizes
+    if filled.any():
+        sums[filled] = np.add.reduceat(values, starts[filled], dtype=np.float64)
+    return sums
 
 
 def minimise(loss: Callable[[Floats], tuple[float, Floats]], start: Floats, steps: int, memory: int = 8) -> Floats:
