@@ -7,7 +7,20 @@ from pathlib import Path
 import pytest
 
 from groundup.corpus.report.estimate import EFFICIENCY, timing_report
-from groundup.corpus.report.rates import FILE, OTHER, SHIPPED, foretell, kind_of, rate_of_kind, remember
+from groundup.corpus.report.rates import (
+    DOCUMENT_BYTES,
+    FILE,
+    OTHER,
+    SCORING,
+    SEEN,
+    SHIPPED,
+    TRAINING,
+    ModelWork,
+    foretell,
+    kind_of,
+    rate_of_kind,
+    remember,
+)
 
 
 def timing(source: str, size: int, cpu: float) -> dict[str, object]:
@@ -59,6 +72,26 @@ def test_memory_follows_the_workers_and_not_the_input(tmp_path: Path) -> None:
     small, large = (foretell([("warc", size, None)], tmp_path, cores=2) for size in (1e9, 1e12))
     assert small["memory_bytes"] == large["memory_bytes"] < 800e6
     assert foretell([("warc", 1e9, None)], tmp_path, cores=8)["memory_bytes"] > small["memory_bytes"]
+
+
+def test_models_cost_their_training_on_one_core_and_their_scoring_on_all(tmp_path: Path) -> None:
+    parts = [("jsonl", 1e9, None)]
+    learning = ModelWork("toxicity", True, learned=2e6, categories=2, documents=1_000)
+    plain, trained, ready = (
+        foretell(parts, tmp_path, cores=4, models=models) for models in ((), [learning], [ModelWork("toxicity", False)])
+    )
+    scoring = SCORING["toxicity"] * SEEN * OTHER.text * 1e9 / (4 * EFFICIENCY)
+    assert ready["seconds"] - plain["seconds"] == pytest.approx(scoring, abs=0.2)
+    training = TRAINING["toxicity"] * 2 * (2e6 + 1_000 * DOCUMENT_BYTES)
+    assert trained["seconds"] - ready["seconds"] == pytest.approx(training, abs=0.2)
+    assert trained["memory_bytes"] >= ready["memory_bytes"] == plain["memory_bytes"]
+    assert trained["seconds_low"] < trained["seconds"] < trained["seconds_high"]
+
+
+def test_scoring_is_not_remembered_as_a_source_s_own_time(tmp_path: Path) -> None:
+    about = {"source": "crawl", "bytes_in": 40_000_000, "cpu_seconds": 40.0}
+    remember(tmp_path, {"crawl": "warc"}, timing_report(about | {"step": step} for step in ("read", "score")))
+    assert rate_of_kind("warc", tmp_path).cpu_seconds == pytest.approx(1e-6)
 
 
 def test_money_is_spoken_of_where_there_is_some(tmp_path: Path) -> None:

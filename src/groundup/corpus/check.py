@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from groundup.corpus.engines import default_workers
 from groundup.corpus.needs import files_of, missing_engine, missing_packages
 from groundup.corpus.quality.labelled import categories_of, labelled_rows
 from groundup.corpus.report.inputs import bytes_behind, package_bytes
-from groundup.corpus.report.rates import foretell, kind_of
+from groundup.corpus.report.rates import ModelWork, foretell, kind_of
 from groundup.corpus.settings import CorpusSettings, ExamFiles, ExamTasks
 from groundup.corpus.source_settings import PathSource, PythonCodeSource
 from groundup.corpus.sources import pieces
@@ -41,8 +41,13 @@ def check(settings: CorpusSettings, context: StageContext) -> CheckReport:
         elif isinstance(source, PythonCodeSource):
             raw = float(source.max_bytes or 60e6)
         parts.append((kind_of(source.type, settings.extract), raw, source.max_bytes))
-    for reference in _reference_sources(settings):
-        _size_of(reference.path, problems, packages, files, reference)
+    learned = {  # by the setting that names it: the type of source and its bytes
+        name: (
+            kind_of(str(getattr(reference, "type", "")), "fast"),
+            _size_of(reference.path, problems, packages, files, reference),
+        )
+        for name, reference in _reference_sources(settings)
+    }
     for exam in settings.decontaminate:
         if isinstance(exam, ExamFiles):
             _size_of(exam.path, problems, packages, files)
@@ -60,9 +65,10 @@ def check(settings: CorpusSettings, context: StageContext) -> CheckReport:
             user_embedding(settings.semantic_embedding)
         except UserError as error:
             problems += error.problems
+    categories = 1
     if settings.toxicity is not None and settings.toxicity.rows is not None:
         try:
-            categories_of(labelled_rows(Path(settings.toxicity.rows)), settings.toxicity.rows)
+            categories = len(categories_of(labelled_rows(Path(settings.toxicity.rows)), settings.toxicity.rows))
         except UserError as error:
             problems += error.problems
     if (tagger := settings.pii_names) is not None:
@@ -79,17 +85,40 @@ def check(settings: CorpusSettings, context: StageContext) -> CheckReport:
     absent = [one for one in packages.values() if not (context.cache / "packages" / one.file_name).is_file()]
     download = sum(one.bytes for one in absent)
     cores = 1 if settings.workers == 0 else settings.workers or default_workers()
-    facts = foretell(parts, context.cache, cores=cores)
+    facts = foretell(parts, context.cache, cores=cores, models=_models(settings, learned, categories))
     for name in ("seconds", "seconds_low", "seconds_high"):
         facts[name] = round(facts[name] + download / DOWNLOAD_BYTES_PER_SECOND, 1)
     return CheckReport({"sources": len(settings.sources), "download_bytes": download, **facts}, problems)
 
 
-def _reference_sources(settings: CorpusSettings) -> Iterator[PathSource]:
-    """What models are trained on before anything is judged."""
+def _reference_sources(settings: CorpusSettings) -> Iterator[tuple[str, PathSource]]:
+    """What models are trained on before anything is judged, with the name of its setting."""
     classifier, perplexity = settings.classifier, settings.perplexity
-    asked = (classifier and classifier.good, classifier and classifier.bad, perplexity and perplexity.reference)
-    yield from (one for one in asked if isinstance(one, PathSource))
+    asked = (
+        ("good", classifier and classifier.good),
+        ("bad", classifier and classifier.bad),
+        ("reference", perplexity and perplexity.reference),
+    )
+    yield from ((name, one) for name, one in asked if isinstance(one, PathSource))
+
+
+def _models(settings: CorpusSettings, learned: Mapping[str, tuple[str, float]], categories: int) -> Iterator[ModelWork]:
+    """The models that the settings ask for, with what each learns from."""
+
+    def rows_of(path: str | None) -> float:
+        return bytes_behind([(path, Path(path).stat().st_size)]) if path and Path(path).is_file() else 0.0
+
+    if (one := settings.classifier) is not None:
+        own = tuple(learned[name] for name in ("good", "bad") if name in learned)
+        yield ModelWork("classifier", one.model is None, 0.0, own, one.documents if one.bad is None else 0)
+    if (reference := settings.perplexity) is not None:
+        own = tuple(learned[name] for name in ("reference",) if name in learned)
+        yield ModelWork("perplexity", reference.model is None, reading=own)
+    if (labelled := settings.toxicity) is not None:
+        rows = rows_of(labelled.rows)
+        yield ModelWork("toxicity", labelled.model is None, rows, (), labelled.background, categories)
+    if (tagger := settings.pii_names) is not None:
+        yield ModelWork("names", tagger.model is None, rows_of(tagger.rows))
 
 
 def _nothing_to_read(name: str, source: Any, cache: Path) -> list[Problem]:
