@@ -26,9 +26,8 @@ from groundup.corpus.sources.spans import span_of
 from groundup.errors import UserError
 from groundup.packages import Package, is_package, split_spec
 
-SAMPLE_BYTES = (
-    1_000_000  # packed, at the beginning and in the middle of a file: a block of bzip2 has up to 900 kB of text
-)
+# Packed, at the beginning and in the middle of a file: a block of bzip2 has up to 900 kB of text.
+SAMPLE_BYTES = 600_000
 FILES = 3  # of one ending
 # Where no sample can be taken: of a remote file, of a 7z archive. What text and HTML are usually packed by.
 USUAL = {
