@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from pathlib import Path
 from typing import Literal
 
@@ -11,7 +12,7 @@ import pytest
 
 from groundup.artifacts import StageContext
 from groundup.errors import Problem
-from groundup.model.config import ModelConfig
+from groundup.model.config import ModelConfig, model_config
 from groundup.model.decoder import Decoder
 from groundup.model.files import save_model
 from groundup.model.init import init_weights
@@ -130,3 +131,67 @@ def test_what_several_stages_are_told_is_told_once() -> None:
     [problem] = found.problems
     assert problem.where == "r.yaml:2:31: other" and problem.what.endswith("config.json (the same for b, c)")
     assert [row.problems[0].where for row in found.stages] == [f"r.yaml:{line}:31: other" for line in (2, 3, 4)]
+
+
+# ---------------------------------------------------------------- what training needs
+
+
+def pretrain_problems(tmp_path: Path, *settings: str) -> str:
+    """What check says of a pretrain stage whose corpus is not built yet."""
+    (tmp_path / "a.txt").write_text("the cat sat on the mat\n")
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(
+        "name: r\nstages:\n"
+        f"  corpus: {{stage: corpus, sources: {{a: {{type: text, path: {tmp_path}/a.txt}}}}}}\n"
+        "  tokenizer: {stage: tokenizer, corpus: corpus, vocab_size: 512}\n"
+        "  tokens: {stage: tokens, corpus: corpus, tokenizer: tokenizer}\n"
+        "  base: {stage: pretrain, tokens: tokens, model: tiny}\n"
+    )
+    found = preflight(load_recipe(str(recipe), list(settings)), tmp_path / "run", tmp_path / "cache", planner=no_plan)
+    return "\n".join(map(str, found.problems))
+
+
+def no_plan(*_: object) -> dict[str, object]:
+    return {}
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        (
+            ["base.report_to=[trackio]"],
+            "report_to names trackio, which is not installed here\n  -> pip install",
+        ),
+        (["base.device=mps"], "device mps: torch sees no Apple GPU here\n  -> set device: auto"),
+        (["base.device=cpu", "base.float8=true"], "float8 products are made by NVIDIA GPUs only; this run is on `cpu`"),
+        (["base.device=cpu", "base.torch_compile=true"], "torch_compile has nothing to compile with: there is no C++"),
+        (["base.max_steps=null"], "nothing says when training ends\n  -> set max_steps, num_epochs"),
+        (["base.lr_scheduler=cosine", "base.time_limit=3m"], "time_limit does not go with lr_scheduler cosine"),
+        (
+            ["base.lr_scheduler=linear", "base.max_steps=null", "base.budget=1", "base.cost_per_hour=2"],
+            "budget alone does not go with lr_scheduler linear",
+        ),
+    ],
+)
+def test_what_training_lacks_is_told_before_its_corpus_is_built(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: list[str], expected: str
+) -> None:
+    monkeypatch.setitem(sys.modules, "trackio", None)
+    monkeypatch.setattr("groundup.train.requirements.why_no_compiler", lambda _: "there is no C++ compiler")
+    monkeypatch.setattr("torch.backends.mps.is_available", lambda: False)
+    assert expected in pretrain_problems(tmp_path, *settings)
+
+
+def test_a_stage_that_can_train_has_nothing_in_its_way(tmp_path: Path) -> None:
+    assert pretrain_problems(tmp_path) == ""
+
+
+def test_the_plan_says_how_large_a_model_is_whose_tokenizer_is_still_to_be_made(tmp_path: Path) -> None:
+    """A preset's own vocabulary is not what will be trained."""
+    pretrain_problems(tmp_path)
+    recipe = load_recipe(str(tmp_path / "recipe.yaml"), [])
+    found = preflight(recipe, tmp_path / "run", tmp_path / "cache")
+    [base] = [row for row in found.stages if row.stage == "base"]
+    parameters = model_config("tiny", vocab_size=512).parameters()
+    assert base.facts["parameters"] == parameters
+    assert found.plan["stages"]["base"]["parameters"] == parameters, "--processes auto goes by it"

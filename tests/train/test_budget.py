@@ -212,7 +212,7 @@ def test_tokens_become_steps_where_a_step_has_so_many() -> None:
 def test_what_cannot_end_or_has_no_price_is_refused() -> None:
     with pytest.raises(UserError, match="nothing says when training ends"):
         check_options(TrainOptions(None, 1e-3))
-    with pytest.raises(UserError, match="a budget alone does not go with lr_scheduler cosine"):
+    with pytest.raises(UserError, match="budget alone does not go with lr_scheduler cosine"):
         check_options(TrainOptions(None, 1e-3, lr_scheduler="cosine", budget=1.0, cost_per_hour=1.0))
     with pytest.raises(ValueError, match="budget needs cost_per_hour"):
         PretrainSettings(tokens="x", budget=3.0)

@@ -440,3 +440,13 @@ def test_where_only_the_unwatched_path_overflows_that_is_said_with_the_largest_w
         UserError, match=r"module by module it is finite: numbers are too large \(the largest weight is 7.5"
     ):
         train_step(model, Fused(), [], options(), TrainState(total_steps=12))
+
+
+def test_a_warm_up_that_is_longer_than_the_training_is_told(tmp_path: Path, shards: Path) -> None:
+    heard = Heard()
+    context = context_in(tmp_path, console=heard)
+    train(tiny_decoder(), next_token(shards), options(warmup_steps=48, max_steps=12, learning_rate=0.01), context)
+    [told] = [text for text in heard.warnings if "warm-up" in text]
+    assert "warm-up takes 48 steps and training ends after 12" in told
+    assert told.endswith("the learning rate rises to 0.0025 and no further")
+    assert max(row["lr"] for row in read_metrics(tmp_path / "metrics.jsonl")) == pytest.approx(0.0025)

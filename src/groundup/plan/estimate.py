@@ -49,6 +49,7 @@ class Estimate:
     passing_disk_bytes: float = 0.0  # of `disk_bytes`, what is gone when the stage is done: checkpoints
     flops: float = 0.0
     tokens: float = 0.0
+    parameters: float = 0.0  # of the model that is trained; 0 where none is
     notes: tuple[str, ...] = ()  # what had to be assumed
 
     def as_dict(self) -> dict[str, Any]:
@@ -183,6 +184,7 @@ def _training(kind: str, settings: Any, facts: Facts, *, passes: float, rows_per
         **_disk_of_training(settings, model, optimizer, steps),
         flops=work,
         tokens=tokens,
+        parameters=float(model.parameters()),
     )
 
 

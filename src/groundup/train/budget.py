@@ -12,7 +12,7 @@ from groundup.console import duration
 from groundup.errors import EXIT_REFUSED, UserError
 from groundup.train.checkpoint import TrainState
 from groundup.train.clock import Clock
-from groundup.train.options import TrainOptions
+from groundup.train.options import ENDS_ANYWHERE, TrainOptions
 
 PROBE_STEPS = 10  # at least so many steps are timed before a limit becomes a number of steps
 PROBE_SHARE = 0.08  # and at least this share of the limit, so that the slow first step weighs little
@@ -84,7 +84,7 @@ def _mean_step_seconds(state: TrainState) -> float | None:
 
 
 def can_end_anywhere(options: TrainOptions) -> bool:
-    return options.lr_scheduler in ("wsd", "constant")
+    return options.lr_scheduler in ENDS_ANYWHERE
 
 
 def is_spent(options: TrainOptions, clock: Clock) -> bool:

@@ -71,6 +71,11 @@ def train(
     finite, the disk refuses, or the checkpoint belongs to other settings.
     """
     check_options(options)
+    if (steps := options.known_horizon) is not None and options.warmup_steps > steps:
+        context.console.warn(
+            f"{context.name}: warm-up takes {options.warmup_steps:,} steps and training ends after {steps:,}: the "
+            f"learning rate rises to {options.learning_rate * steps / options.warmup_steps:.3g} and no further"
+        )
     prepare_device(options.device, options.dtype)
     world = open_world(options, context.team)
     model = world.prepare(model)

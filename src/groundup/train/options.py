@@ -6,14 +6,15 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from groundup.errors import UserError
+from groundup.errors import Problem, UserError
 from groundup.tokens.skips import Ranges, ranges_of
 from groundup.train.device import choose_device, wants_compile
 from groundup.train.layout import Layout, layout_of
 from groundup.train.precision import compute_dtype
 from groundup.train.settings import TrainingSettings
 
-UNKNOWN_HORIZON_WARMUP = 20
+UNKNOWN_HORIZON_WARMUP = 20  # steps
+ENDS_ANYWHERE = ("wsd", "constant")  # schedules whose shape does not need the number of steps in advance
 # a checkpoint may be continued with other values of these
 NOT_CONFIGURATION = (
     # what is shown, how often is saved, and on what it runs
@@ -148,16 +149,29 @@ def steps_of_tokens(max_tokens: int, tokens_per_step: float) -> int:
 
 def check_options(options: TrainOptions) -> None:
     """Raise UserError for combinations that cannot be trained."""
-    if options.max_steps is None and not options.is_timed:
-        raise UserError("nothing says when training ends", fix="set max_steps, num_epochs, max_tokens or time_limit")
-    if options.max_steps is None and options.budget is not None and options.lr_scheduler not in ("wsd", "constant"):
-        raise UserError(
-            f"a budget alone does not go with lr_scheduler {options.lr_scheduler}: its shape needs the number of steps",
-            fix="use lr_scheduler: wsd, or set max_steps beside the budget",
-        )
-    if options.time_limit_seconds is not None and options.lr_scheduler not in ("wsd", "constant"):
-        raise UserError(
-            f"time_limit does not go with lr_scheduler {options.lr_scheduler}: its shape needs the number of steps "
-            "before the first one",
-            fix="use lr_scheduler: wsd, or set max_steps instead of time_limit",
-        )
+    problems = horizon_problems(
+        has_horizon=options.max_steps is not None,
+        time_limit_seconds=options.time_limit_seconds,
+        budget=options.budget,
+        lr_scheduler=options.lr_scheduler,
+    )
+    if problems:
+        raise UserError(problems)
+
+
+def horizon_problems(
+    *, has_horizon: bool, time_limit_seconds: float | None, budget: float | None, lr_scheduler: str
+) -> list[Problem]:
+    """What keeps the learning rate from having an end. `has_horizon`: something says how many steps there are."""
+    can_end_anywhere = lr_scheduler in ENDS_ANYWHERE
+    if not has_horizon and time_limit_seconds is None and budget is None:
+        fix = "set max_steps, num_epochs, max_tokens or time_limit"
+        return [Problem("nothing says when training ends", fix=fix)]
+    if not has_horizon and budget is not None and not can_end_anywhere:
+        what = f"budget alone does not go with lr_scheduler {lr_scheduler}: its shape needs the number of steps"
+        return [Problem(what, fix="use lr_scheduler: wsd, or set max_steps beside the budget")]
+    if time_limit_seconds is not None and not can_end_anywhere:
+        what = f"time_limit does not go with lr_scheduler {lr_scheduler}: its shape needs the number of steps"
+        fix = "use lr_scheduler: wsd, or set max_steps instead of time_limit"
+        return [Problem(f"{what} before the first one", fix=fix)]
+    return []

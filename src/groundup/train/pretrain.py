@@ -173,7 +173,11 @@ def check(settings: PretrainSettings, context: StageContext) -> CheckReport:
         problems += layout_problems(layout_of(settings), config)
     except UserError as error:
         return CheckReport({}, [*problems, *error.problems])
-    return CheckReport(_facts(settings, config, steps_per_epoch), problems)
+    facts = _facts(settings, config, steps_per_epoch)
+    if vocab_size is None and not (isinstance(settings.model, dict) and "vocab_size" in settings.model):
+        for name in ("parameters", "memory_bytes", "flops"):  # the plan knows the tokenizer that is still to be made
+            facts.pop(name, None)
+    return CheckReport(facts, problems)
 
 
 def _facts(settings: PretrainSettings, config: ModelConfig, steps_per_epoch: float | None) -> dict[str, Any]:

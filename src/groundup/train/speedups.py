@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
-from groundup.errors import UserError
+from groundup.errors import Problem, UserError
 from groundup.model.decoder import Decoder, Trunk
 from groundup.train.device import why_no_compiler
 from groundup.train.options import TrainOptions
@@ -121,11 +121,11 @@ def _kept(_: Any, operation: Any, *__: Any, **___: Any) -> CheckpointPolicy:
 
 def require_compiler(device: str) -> None:
     if why := why_no_compiler(device):
-        raise UserError(
-            f"torch_compile has nothing to compile with: {why}",
-            where="torch_compile: true",
-            fix="install it, or set torch_compile: false",
-        )
+        raise UserError([no_compiler(why)])
+
+
+def no_compiler(why: str) -> Problem:
+    return Problem(f"torch_compile has nothing to compile with: {why}", fix="install it, or set torch_compile: false")
 
 
 # ---------------------------------------------------------------- float8
@@ -133,7 +133,7 @@ def require_compiler(device: str) -> None:
 
 def use_float8(trunks: list[Trunk], device: str) -> None:
     """Products of the blocks in float8 (torchao, row by row scaled), in place. UserError where that cannot pay."""
-    if problem := _why_no_float8(trunks, device):
+    if problem := why_no_float8(device, min(trunk.config.hidden_size for trunk in trunks)):
         raise UserError(problem[0], where="float8: true", fix=problem[1])
     from torchao.float8 import Float8LinearConfig, convert_to_float8_training
 
@@ -147,7 +147,8 @@ def fits_float8(module: nn.Module, name: str) -> bool:  # noqa: ARG001 (torchao 
     return isinstance(module, nn.Linear) and all(side % FLOAT8_MULTIPLE == 0 for side in module.weight.shape)
 
 
-def _why_no_float8(trunks: list[Trunk], device: str) -> tuple[str, str] | None:
+def why_no_float8(device: str, hidden_size: int | None = None) -> tuple[str, str] | None:
+    """Why float8 cannot pay here, and what would work, or None. `hidden_size`: the smallest, where it is known."""
     if not device.startswith("cuda"):
         return f"float8 products are made by NVIDIA GPUs only; this run is on `{device}`", "leave float8 out"
     capability = torch.cuda.get_device_capability(device)
@@ -157,10 +158,9 @@ def _why_no_float8(trunks: list[Trunk], device: str) -> tuple[str, str] | None:
             f"float8 needs {FLOAT8_CAPABILITY[0]}.{FLOAT8_CAPABILITY[1]} (Ada, Hopper or newer)",
             "leave float8 out: bfloat16 is what this GPU is fast at",
         )
-    smallest = min(trunk.config.hidden_size for trunk in trunks)
-    if smallest < FLOAT8_FROM_HIDDEN:
+    if hidden_size is not None and hidden_size < FLOAT8_FROM_HIDDEN:
         return (
-            f"a model of hidden_size {smallest:,} trains slower in float8, not faster: it pays from "
+            f"a model of hidden_size {hidden_size:,} trains slower in float8, not faster: it pays from "
             f"{FLOAT8_FROM_HIDDEN:,} on",
             "leave float8 out",
         )

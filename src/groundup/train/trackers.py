@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from groundup.errors import UserError
+from groundup.errors import Problem, UserError
 
 Send = Callable[[int, Mapping[str, float]], Any]  # step and numbers
 
@@ -53,15 +55,15 @@ def open_trackers(
     `folder` is where tensorboard's files go. WANDB_* variables are wandb's own. Numbers that a tracker has of later
     steps, from before a kill or a rewind, are dropped where it can drop them (tensorboard).
     """
+    if problems := absent_trackers(names):
+        raise UserError(problems)
     found = []
     for name in names:
         try:
             module: Any = importlib.import_module(name)
         except ImportError as error:
-            raise UserError(
-                f"report_to names {name}, which is not installed here",
-                fix=f"pip install {name}, or take it out of report_to; metrics.jsonl is always written",
-            ) from error
+            fix = "mend its installation, or take it out of report_to; metrics.jsonl is always written"
+            raise UserError(f"report_to names {name}, which cannot be imported: {error}", fix=fix) from error
         if name == "tensorboard":
             found.append(_tensorboard(folder / "tensorboard", step))
         else:
@@ -70,6 +72,24 @@ def open_trackers(
             session = module.init(project=run, name=stage, resume="allow", **again)
             found.append(Tracker(name, _to(session), session.finish))
     return Trackers(found, warn)
+
+
+def absent_trackers(names: Sequence[str]) -> list[Problem]:
+    """Those of report_to that are not installed."""
+    return [
+        Problem(
+            f"report_to names {name}, which is not installed here",
+            fix=f"pip install {name}, or take it out of report_to; metrics.jsonl is always written",
+        )
+        for name in names
+        if not _is_installed(name)
+    ]
+
+
+def _is_installed(name: str) -> bool:
+    if name in sys.modules:
+        return sys.modules[name] is not None
+    return importlib.util.find_spec(name) is not None
 
 
 def _tensorboard(folder: Path, step: int) -> Tracker:

@@ -103,7 +103,7 @@ def preflight(
             stage.name,
             stage.kind.name,
             stage.name in done,
-            dict(facts.get(stage.name) or {}),
+            _with_parameters(stage, facts.get(stage.name) or {}, planned.get(stage.name) or {}),
             dict(planned.get(stage.name) or {}),
             [problem for of, _, problem in told if of is stage],
         )
@@ -112,6 +112,13 @@ def preflight(
     found = Preflight(rows, plan, each_once(told))
     _check_machine(found, run_folder)
     return found
+
+
+def _with_parameters(stage: Stage, facts: Mapping[str, Any], plan: Mapping[str, Any]) -> dict[str, Any]:
+    """The facts, and the size of a model that is trained from scratch, where only the plan knows its vocabulary."""
+    parameters = int(plan.get("parameters") or 0)
+    is_missing = stage.kind.name == "pretrain" and parameters and "parameters" not in facts
+    return {"parameters": parameters, **facts} if is_missing and facts else dict(facts)
 
 
 def _earlier_plan(run_folder: Path) -> dict[str, Any]:

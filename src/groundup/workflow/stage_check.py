@@ -14,6 +14,7 @@ from groundup.recipe.file import KeyPath, RecipeFile
 from groundup.recipe.references import marked_values
 from groundup.runs import WORK
 from groundup.stopping import StopRequest
+from groundup.train.settings import TrainingSettings
 from groundup.workflow.run import input_folders
 
 MODEL_KINDS = {"pretrain", "sft", "dpo", "ppo", "reward"}  # what these stages leave holds a model folder
@@ -23,7 +24,12 @@ def check_stage(stage: Stage, run_folder: Path, cache: Path) -> CheckReport:
     """The stage's own check, and the models it names; problems are as told, still without their place in the recipe."""
     report = _own_check(stage, run_folder, cache)
     told = {problem.where for problem in report.problems}
-    return replace(report, problems=report.problems + [one for one in _no_models(stage) if one.where not in told])
+    more = [one for one in _no_models(stage) if one.where not in told]
+    if isinstance(stage.settings, TrainingSettings):
+        from groundup.train.requirements import unmet_requirements  # imports torch
+
+        more += unmet_requirements(stage.settings)
+    return replace(report, problems=report.problems + more)
 
 
 def _own_check(stage: Stage, run_folder: Path, cache: Path) -> CheckReport:
