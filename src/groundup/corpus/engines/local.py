@@ -21,8 +21,14 @@ from groundup.corpus.tasks import Failure, Outcome, Task, outcome_from_json, tas
 
 EARLY = 2  # they load what they need while the build looks for its input
 COMMAND = (sys.executable, "-m", "groundup.corpus.engines.worker")
-# One heap that all of a worker's libraries share: what one gives back another takes. A third less memory, no more time.
-ONE_HEAP = {"MALLOC_ARENA_MAX": "1", "ARROW_DEFAULT_MEMORY_POOL": "system"}
+ENVIRONMENT = {
+    # One heap that all of a worker's libraries share: what one gives back another takes. A third less memory.
+    "MALLOC_ARENA_MAX": "1",
+    "ARROW_DEFAULT_MEMORY_POOL": "system",
+    # A process for each core: threads of numpy's on top would wait for each other (as many squared on a large machine).
+    "OPENBLAS_NUM_THREADS": "1",
+    "OMP_NUM_THREADS": "1",
+}
 
 
 class _Worker:
@@ -35,7 +41,7 @@ class _Worker:
             text=True,
             encoding="utf-8",
             start_new_session=True,
-            env=ONE_HEAP | os.environ,
+            env=ENVIRONMENT | os.environ,
         )
         self.index: int | None = None  # of the task it is at
 
