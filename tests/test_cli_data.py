@@ -170,6 +170,16 @@ def test_a_run_without_a_corpus_is_told_what_would_work(tmp_path: Path, capsys: 
     assert "no corpus of this run is finished" in error and "data preview" in error
 
 
+def test_a_file_in_the_place_of_the_runs_folder_is_told(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "taken").write_text("")
+    command = ["run", str(place / "mine.yaml"), "--runs", str(tmp_path / "taken")]
+    assert app._main(command) == 1
+    error = capsys.readouterr().err
+    assert "there is a file where a folder should be" in error and "--runs FOLDER" in error and "failed:" not in error
+
+
 def test_the_report_of_a_corpus_alone_speaks_of_no_models(built: Path) -> None:
     page = (built / "report.html").read_text()
     assert "The stage finished." in page and "groundup data stats" in page and "load_dataset" in page

@@ -155,6 +155,9 @@ def disk_error(error: OSError, path: Path) -> UserError | OSError:
             fix="make the folder writable, or choose another with --runs FOLDER",
             exit_code=1,
         )
+    if error.errno in (errno.ENOTDIR, errno.EEXIST):
+        what = f"there is a file where a folder should be: {path.name} cannot be written"
+        return UserError(what, where=str(path.parent), fix="name another folder with --runs FOLDER", exit_code=1)
     return error
 
 

@@ -68,6 +68,16 @@ def told(build: Callable[..., Any], rows: Path, tmp_path: Path) -> Callable[...,
     return told
 
 
+def test_a_sample_of_many_small_files_is_taken_from_all_of_them(tmp_path: Path) -> None:
+    for number in range(12):
+        (tmp_path / f"{number:02d}.txt").write_text(prose(number))
+    source = CorpusSettings(**settings_of(tmp_path) | {"sources": {"all": {"type": "text", "path": str(tmp_path)}}})
+    sample = sample_of(source.sources["all"], tmp_path / "cache", 9)
+    assert len({document.id for document in sample.documents}) == len(sample.documents) == 9
+    assert {document.id for document in sample.documents} >= {"00.txt", "06.txt", "11.txt"}
+    assert len(sample_of(source.sources["all"], tmp_path / "cache", 100).documents) == 12
+
+
 def test_a_kept_document_passed_every_step_and_every_question(told: Callable[..., dict[str, Any]]) -> None:
     found = told("good1")
     assert told("https://arden.org/good1") == found, "by its address as well"

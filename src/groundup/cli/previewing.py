@@ -19,6 +19,7 @@ from groundup.recipe import load_recipe, one_of, with_found_paths
 from groundup.runs import cache_folder
 
 EXCERPT = 280
+MOST_ALIKE = 5  # reasons of one kind, such as languages, that have a line of their own
 NEAR = 0.25  # of a threshold: what is this near to it is shown
 
 
@@ -100,7 +101,7 @@ def _told(name: str, sample: Any, rows: list[dict[str, Any]], shown: int) -> dic
         "kept": len(kept),
         "raw_bytes": sum(row["raw_bytes"] for row in rows),
         "kept_bytes": sum(len(row["text"].encode("utf-8", "replace")) for row in kept),
-        "dropped": dict(Counter(f"{row['step']}: {row['reason']}" for row in dropped).most_common()),
+        "dropped": dict(Counter(_reason(row) for row in dropped).most_common()),
         "passed_over": dict(sample.passed_over.most_common()),
         "notes": dict(sample.notes.most_common()),
         "languages": dict(Counter(row["language"] for row in rows if row["language"]).most_common()),
@@ -108,12 +109,21 @@ def _told(name: str, sample: Any, rows: list[dict[str, Any]], shown: int) -> dic
     }
 
 
+def _reason(row: Mapping[str, Any]) -> str:
+    """Step and reason; `language: fi` names its step already."""
+    step, reason = row["step"], row["reason"]
+    return str(reason) if str(reason).startswith(f"{step}: ") else f"{step}: {reason}"
+
+
 def _print_source(one: Mapping[str, Any]) -> None:
+    from groundup.corpus.report.funnel import folded
+
     print(
         f"== {one['source']}: {one['kept']} of {one['sampled']} sampled documents kept, "
         f"{byte_text(one['raw_bytes'])} raw to {byte_text(one['kept_bytes'])} of text"
     )
-    rows = [["dropped", reason, f"{count:,}"] for reason, count in one["dropped"].items()]
+    dropped = {reason: {"documents": count} for reason, count in one["dropped"].items()}
+    rows = [["dropped", reason, f"{count:,}"] for reason, count in folded(dropped, MOST_ALIKE)]
     rows += [["passed over", reason, f"{count:,}"] for reason, count in one["passed_over"].items()]
     rows += [["note", note, f"{count:,}"] for note, count in one["notes"].items()]
     rows += [["language", name, f"{count:,}"] for name, count in list(one["languages"].items())[:5]]
@@ -129,7 +139,7 @@ def _print_document(row: Mapping[str, Any]) -> None:
         fate = "kept"
     else:
         numbers = f" ({row['value']:.3g}, threshold {row['threshold']:g})" if row["threshold"] is not None else ""
-        fate = f"dropped at {row['step']}: {row['reason']}{numbers}"
+        fate = f"dropped at {_reason(row)}{numbers}"
     text = row["text"]
     size = f"{byte_text(row['raw_bytes'])} raw, {byte_text(len(text.encode('utf-8', 'replace')))} of text"
     language = f", {row['language']} {row['language_score']:.2f}" if row["language"] else ""

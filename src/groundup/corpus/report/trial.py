@@ -31,7 +31,7 @@ from groundup.stopping import StopRequest
 
 RAW_CHARS = 2_000
 SAMPLE_BYTES = 8_000_000  # of one source: what goes through the steps in some seconds
-PIECES = 3  # of a source: the first, one in the middle, the last
+MORE_PIECES = 30  # besides the first, the middle and the last of a source, where those hold too little
 
 
 @dataclass
@@ -74,16 +74,23 @@ class Sample:
 
 
 def sample_of(source: Source, cache: Path, count: int) -> Sample:
-    """At most `count` documents and SAMPLE_BYTES: from the beginning of the source, its middle and its last piece.
+    """At most `count` documents and SAMPLE_BYTES: from the beginning of the source, its middle and its last piece;
+    where these are small, from more pieces all through it.
 
     Raises what listing and reading the source raise.
     """
     found = Sample([], Counter(), Counter())
     parts = pieces(source, cache)
     places = sorted({0, len(parts) // 2, len(parts) - 1}) if parts else []
+    all_through = {number * len(parts) // MORE_PIECES for number in range(MORE_PIECES)} if parts else set()
+    # small ones first: what they lack the large ones give
+    more = sorted(all_through - set(places), key=lambda place: (parts[place].bytes, place))
     size = 0
-    for number, place in enumerate(places):
-        share = math.ceil((count - len(found.documents)) / (len(places) - number))
+    for number, place in enumerate([*places, *more]):
+        if len(found.documents) >= count or size >= SAMPLE_BYTES:
+            break
+        left = len(places) - number + (len(more) if number >= len(places) else 0)
+        share = math.ceil((count - len(found.documents)) / left)
         seen: set[str] = {document.id for document in found.documents}
         taken = 0
         for one in islice(read_piece(source, parts[place], found.notes), 50 * count):
