@@ -19,6 +19,7 @@ from groundup.corpus.document import Document, Drop
 from groundup.corpus.source_settings import WikipediaSource
 from groundup.corpus.sources import pieces, read_piece, wikipedia
 from groundup.corpus.sources.bzip2 import Block, blocks, has_streams
+from groundup.errors import UserError
 
 from .conftest import Built
 
@@ -205,3 +206,20 @@ def test_a_build_of_a_cut_dump_is_that_of_a_whole_one(
     assert len(list((tmp_path / "runs" / ".shards" / "cut" / "read").iterdir())) > 5, "one file, several tasks"
     assert build("pair", workers=2, **given_settings).files() == whole.files()
     assert PART_UNREADABLE in [row["reason"] for row in whole.rows("dropped", "wiki")]
+
+
+def test_of_a_list_only_the_dumps_that_are_taken_need_to_be_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(wikipedia, "SPAN_BYTES", 8_000)
+    (tmp_path / "dumps.paths").write_text("a.xml.bz2\nb.xml.bz2\n")
+    source = WikipediaSource(type="wikipedia", path=str(tmp_path / "dumps.paths"), max_files=1)
+    told = []
+    for name in ("a.xml.bz2", "b.xml.bz2"):  # one of them is the one that is taken
+        (tmp_path / name).write_bytes(multistream(20, 10))
+        try:
+            told.append(str(len(pieces(source, tmp_path)) > 5))
+        except UserError as error:
+            told.append(error.problems[0].what.partition(":")[0])
+        (tmp_path / name).unlink()
+    assert sorted(told) == ["1 of the 1 files it names are not there", "True"]

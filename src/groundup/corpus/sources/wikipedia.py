@@ -22,7 +22,7 @@ from xml.etree import ElementTree
 from groundup.corpus.document import Document, Drop
 from groundup.corpus.source_settings import WikipediaSource
 from groundup.corpus.sources.bzip2 import BZIP2, Block, blocks, has_streams
-from groundup.corpus.sources.files import Input, file_pieces, open_piece, sample
+from groundup.corpus.sources.files import Input, file_pieces, is_path_list, open_piece, sample
 from groundup.corpus.sources.packed import UNPACK_ERRORS, unpack
 from groundup.corpus.sources.piece import Piece
 from groundup.corpus.sources.spans import Span, cut_into_spans, span_of
@@ -55,7 +55,8 @@ _REDIRECT = re.compile(rf"\s*#\s*(?:{'|'.join(_REDIRECT_WORDS.split())})\b", re.
 
 def pieces(source: WikipediaSource, cache: Path) -> list[Piece]:
     """One piece per dump file; of a large one that has many bzip2 streams, one for each span of them."""
-    found = file_pieces(source.path, cache, lists=True, root=source.path_root)
+    most = source.max_files if is_path_list(source.path, lists=True) else None  # what it leaves out need not be there
+    found = file_pieces(source.path, cache, lists=True, root=source.path_root, max_files=most)
     dumps = [piece for piece in found if not _INDEX.search(piece.name)] or found
     return cut_into_spans(sample(dumps, source.max_files), _can_be_cut, SPAN_BYTES)
 
