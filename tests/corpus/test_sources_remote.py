@@ -23,6 +23,7 @@ from groundup.corpus.sources.files import file_pieces, open_piece
 from groundup.corpus.sources.remote import RemoteUnreachableError
 from groundup.errors import UserError
 
+pytestmark = pytest.mark.extra
 pytest.importorskip("aiohttp", reason="https:// needs the extra `remote`")
 
 

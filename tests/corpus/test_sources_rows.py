@@ -385,6 +385,7 @@ def test_a_bad_row_of_json_says_where() -> None:
     assert "at column 9" in row.why
 
 
+@pytest.mark.extra
 def test_sevenzip_archives(read, tmp_path: Path) -> None:
     py7zr = pytest.importorskip("py7zr", reason=".7z needs the extra `sevenzip`")
     with py7zr.SevenZipFile(tmp_path / "a.7z", "w") as archive:

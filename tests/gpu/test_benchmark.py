@@ -28,7 +28,7 @@ def test_without_a_gpu_it_says_so_and_ends_well() -> None:
 @pytest.mark.slow
 def test_dry_all_parts_work_and_both_systems_do_the_same() -> None:
     pytest.importorskip("transformers")
-    pytest.importorskip("accelerate")
+    pytest.importorskip("accelerate", reason="the Trainer of transformers needs accelerate")
     done = run("--dry", "--json")
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)

@@ -206,8 +206,9 @@ def test_a_tracker_that_is_not_installed_is_told_before_anything_is_trained(
     assert not read_metrics(tmp_path / "metrics.jsonl")
 
 
+@pytest.mark.extra
 def test_tensorboard_shows_what_metrics_jsonl_holds_also_after_going_back(tmp_path: Path, shards: Path) -> None:
-    pytest.importorskip("tensorboard", reason="tensorboard is not installed here")
+    pytest.importorskip("tensorboard", reason="report_to: [tensorboard] needs tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     class StopAt:
