@@ -173,5 +173,20 @@ def test_a_mixed_document_is_told_as_mixed_and_its_main_language_found() -> None
     assert identify("").shares == identify("123 456").shares == {}
 
 
+def test_another_language_in_a_document_takes_its_score_down(shared_data: Path) -> None:
+    """What `min_language_score` lets in (docs/corpus.md): documents of 40 sentences, some of them German."""
+    with gzip.open(shared_data / "languages/pud-parallel-9.jsonl.gz", "rt", encoding="utf-8") as file:
+        rows = [json.loads(line) for line in file]
+    english, german = ([row["text"] for row in rows if row["lang"] == code] for code in ("en", "de"))
+    scores = []
+    for foreign in (0, 8, 16):
+        documents = [english[at : at + 40 - foreign] + german[at + 40 - foreign : at + 40] for at in range(0, 1000, 40)]
+        scores.append([identify("\n".join(one)).score for one in documents])
+    none, some, many = scores
+    assert min(none) >= 0.9
+    assert max(many) < 0.65 < min(none)
+    assert sum(none) > sum(some) + 3 > sum(many) + 6
+
+
 def test_letters_of_one_language_only_decide_where_the_model_is_unsure() -> None:
     assert detect("የሰው ልጅ ሁሉ ሲወለድ ነጻና በክብርና በመብትም እኩልነት ያለው ነው፡፡ የተፈጥሮ ማስተዋልና ሕሊና አለው")[0] == "am"

@@ -243,7 +243,7 @@ class CorpusSettings(StageSettings):
     languages: tuple[str, ...] = ()
     """Keep these languages (ISO 639-1 codes, as `en`). Empty: all. Code is not looked at."""
     min_language_score: Share = 0.5
-    """How sure the detector must be."""
+    """How sure the detector must be, on average over a document: what else is in it takes this down (FineWeb: 0.65)."""
     extract: Literal["fast", "cascade", "best"] = "cascade"
     """How main text is taken out of HTML: `fast` (Resiliparse), `best` (Trafilatura), or `cascade` (fast decides on the
     language, best extracts what is kept)."""
