@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -17,7 +18,7 @@ from groundup.errors import UserError
 from groundup.model.files import load_model
 from groundup.stopping import StopRequest
 from groundup.tokens.batches import TokenBatches
-from groundup.tokens.shards import Manifest, SourceTokens, SplitWriter, read_manifest, write_manifest
+from groundup.tokens.shards import Manifest, SourceTokens, SplitWriter, read_manifest, verify_shards, write_manifest
 from groundup.tokens.tokenizer import Tokenizer
 from groundup.tokens.train_tokenizer import save_tokenizer, train_bpe
 from groundup.train import pretrain
@@ -157,6 +158,33 @@ def test_before_the_tokens_exist_the_rest_is_checked_all_the_same(tmp_path: Path
     assert pretrain.check(settings_of(), context).facts["trained_tokens"] == 8 * 8 * 24
     report = pretrain.check(settings_of(model={**SHAPE, "hiden_size": 3}), context)
     assert "did you mean `hidden_size`" in str(report.problems[0])
+
+
+def damaged(tokens: Path, folder: Path, place: int, token: int) -> Path:
+    """A copy of the shards, in which one id of the training text is another."""
+    copied = Path(shutil.copytree(tokens, folder))
+    ids = np.fromfile(copied / "train-00000.bin", dtype="<u2")
+    ids[place] = token
+    ids.tofile(copied / "train-00000.bin")
+    return copied
+
+
+def test_damaged_shards_are_named_before_anything_is_trained(tokens: Path, tmp_path: Path) -> None:
+    """Also where every id is still one of the vocabulary, so that nothing else would ever show it."""
+    before = np.fromfile(tokens / "train-00000.bin", dtype="<u2")[100]
+    folder = damaged(tokens, tmp_path / "tokens", 100, before ^ 1)
+    with pytest.raises(UserError, match=r"these shards are damaged .*: train-00000\.bin\n") as told:
+        pretrain.run(settings_of(), context_for(folder, tmp_path / "base"))
+    assert "bring back a copy, or build the tokens again" in str(told.value)
+    assert not (tmp_path / "base" / "metrics.jsonl").exists()
+
+
+def test_an_id_that_no_vocabulary_has_is_told_with_its_place(tokens: Path, tmp_path: Path) -> None:
+    """Shards that are too large to be hashed at every start."""
+    folder = damaged(tokens, tmp_path / "tokens", 100, 60_000)
+    verify_shards(folder, read_manifest(folder), most_bytes=1000)
+    with pytest.raises(UserError, match=r"train-00000\.bin is damaged: id 60,000 at place 100, of a vocabulary of 2"):
+        TokenBatches(folder, 24, 8, 0).windows(np.array([0, 0]), np.array([1, 4]))
 
 
 @pytest.mark.parametrize(("text", "seconds"), [("90s", 90), ("3m", 180), ("1h30m", 5400), (45, 45), ("12.5", 12.5)])

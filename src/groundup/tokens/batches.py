@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
 
-from groundup.errors import UserError
+from groundup.errors import EXIT_FAILED, UserError
 from groundup.tokens.order import Mixture
 from groundup.tokens.shards import Manifest, TokenStream, read_manifest
 
@@ -73,11 +74,24 @@ class TokenBatches:
     def windows(self, sources: Int64, rows: Int64) -> TokenBatch:
         starts = self.starts[sources] + rows * self.sequence_len
         ids = np.stack([self.stream.read(int(start), self.sequence_len + 1) for start in starts])  # B, T + 1
+        if ids.max() >= self.manifest.vocab_size:
+            self._tell_damage(ids, starts)
         ends = ids[:, :-1] == self.manifest.document_end_id
         return TokenBatch(
             input_ids=np.ascontiguousarray(ids[:, :-1]),
             targets=np.ascontiguousarray(ids[:, 1:]),
             document_ids=np.cumsum(ends, axis=1, dtype=np.int64),
+        )
+
+    def _tell_damage(self, ids: Int64, starts: Int64) -> NoReturn:
+        row, column = np.argwhere(ids >= self.manifest.vocab_size)[0].tolist()
+        shard, place = self.stream.place_of(int(starts[row]) + column)
+        raise UserError(
+            f"the shard {shard.name} is damaged: id {ids[row, column]:,} at place {place:,}, of a vocabulary of "
+            f"{self.manifest.vocab_size:,}",
+            where=str(shard.parent),
+            fix="bring back a copy, or build the tokens again; every checkpoint is kept",
+            exit_code=EXIT_FAILED,
         )
 
     def spread_rows(self, most: int) -> tuple[Int64, Int64]:

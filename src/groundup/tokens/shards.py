@@ -23,11 +23,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from groundup.artifacts import disk_error, fingerprint_of, read_json, write_json
+from groundup.artifacts import disk_error, fingerprint_file, fingerprint_of, read_json, write_json
 from groundup.errors import EXIT_FAILED, UserError
 
 FORMAT = 1
 MANIFEST = "manifest.json"
+VERIFIED_BYTES = 4 * 2**30  # about 3 s; a terabyte would take ten minutes at every start
 
 
 @dataclass(frozen=True)
@@ -156,6 +157,21 @@ def read_manifest(folder: Path) -> Manifest:
     return manifest
 
 
+def verify_shards(folder: Path, manifest: Manifest, most_bytes: int = VERIFIED_BYTES) -> None:
+    """UserError that names every file whose bytes are not those that were written. `most_bytes`: above so many in all,
+    nothing is read; ids that the vocabulary does not have are still found when they are trained (batches.py)."""
+    files = [folder / name for name in manifest.sha256 if (folder / name).is_file()]
+    if sum(file.stat().st_size for file in files) > most_bytes:
+        return
+    damaged = [file.name for file in files if fingerprint_file(file) != manifest.sha256[file.name]]
+    if damaged:
+        raise UserError(
+            f"these shards are damaged (their sha256 is not that of what was written): {', '.join(damaged)}",
+            where=str(folder),
+            fix="bring back a copy, or build the tokens again (`groundup run RECIPE TOKENS --fresh`)",
+        )
+
+
 class TokenStream:
     """A split's ids as one long array, read as needed; reading past the end goes on at the start.
 
@@ -186,6 +202,12 @@ class TokenStream:
             out[done : done + len(part)] = part
             done += len(part)
         return out
+
+    def place_of(self, place: int) -> tuple[Path, int]:
+        """The shard that an id of the stream lies in, and its number there, from 0."""
+        place %= len(self)
+        file = bisect.bisect_right(self._ends, place)
+        return self._paths[file], place - (self._ends[file - 1] if file else 0)
 
     def _part(self, file: int, start: int, length: int) -> NDArray[Any]:
         size = self._dtype.itemsize

@@ -18,7 +18,7 @@ from groundup.model.init import new_decoder
 from groundup.model.loss import cross_entropy_sum
 from groundup.recipe import CheckReport
 from groundup.tokens.batches import TokenBatch, TokenBatches
-from groundup.tokens.shards import Manifest, read_manifest
+from groundup.tokens.shards import Manifest, read_manifest, verify_shards
 from groundup.tokens.tokenizer import Tokenizer
 from groundup.train.device import device_of, place, to_device
 from groundup.train.engine import LossParts, train, train_options
@@ -80,6 +80,8 @@ def run(settings: PretrainSettings, context: StageContext) -> StageResult:
     tokenizer = Tokenizer.from_folder(folder / "tokenizer")
     if problems := [*_mismatches(manifest, tokenizer, folder), *_shape_problems(settings, manifest)]:
         raise UserError(problems)
+    if context.team.rank == 0:
+        verify_shards(folder, manifest)
     rows_per_step = settings.micro_batch_size * settings.gradient_accumulation_steps
     batches = TokenBatches(folder, settings.sequence_len, rows_per_step, context.seed)
     options = train_options(
