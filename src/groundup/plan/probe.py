@@ -95,7 +95,8 @@ def busy_note() -> str:
     """A few words where other work takes the cores now, else nothing."""
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
     is_busy = load > 0.7 * core_count()
-    return f"this machine is busy (load {load:.1f} on {core_count()} cores): it may take longer" if is_busy else ""
+    cores = f"{core_count()} core{'s' if core_count() > 1 else ''}"
+    return f"this machine is busy (load {load:.1f} on {cores}): it may take longer" if is_busy else ""
 
 
 def measured_machine() -> Machine:

@@ -34,7 +34,8 @@ def _machine(machine: Mapping[str, Any]) -> str:
     """What the plan took the machine for: measured or assumed, and what one decoder layer achieves in training."""
     if not machine:
         return ""
-    words = [str(machine.get("source", "")), str(machine.get("processor", "")), f"{machine.get('cores')} cores"]
+    cores = f"{machine.get('cores')} core{'' if machine.get('cores') == 1 else 's'}"
+    words = [str(machine.get("source", "")), str(machine.get("processor", "")), cores]
     rates = machine.get("training")
     for dtype, rate in rates.items() if isinstance(rates, Mapping) else ():
         words.append(f"{short_number(rate[0])} FLOP/s in {dtype}")
