@@ -337,6 +337,20 @@ def test_too_little_disk_is_a_problem_before_anything_starts(capsys: pytest.Capt
         run("words.disk_bytes=1e18")
 
 
+def test_what_an_unfinished_stage_has_written_needs_no_second_place(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or a run that filled half of its disk with checkpoints could never go on."""
+    monkeypatch.setattr("groundup.workflow.preflight.free_disk_bytes", lambda _: 1_000_000)
+    assert check("words.disk_bytes=1500000") == 2
+    left = Path("runs/life/.work/words/checkpoints")
+    left.mkdir(parents=True)
+    (left / "half").write_bytes(bytes(600_000))
+    assert check("words.disk_bytes=1500000") == 0
+    assert check("words.disk_bytes=1700000") == 2
+    assert "not enough disk" in capsys.readouterr().err
+
+
 def test_check_as_json(capsys: pytest.CaptureFixture[str]) -> None:
     check(as_json=True)
     found = json.loads(capsys.readouterr().out)

@@ -7,6 +7,7 @@ would read may not have been built yet; it says what it can.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from groundup.console import byte_text
 from groundup.environment import free_disk_bytes, memory_bytes
 from groundup.errors import Problem, UserError
 from groundup.recipe import Recipe, Stage
+from groundup.runs import WORK
 from groundup.workflow.freshness import fresh_artifact, input_fingerprints, stage_fingerprint
 from groundup.workflow.stage_check import check_stage, each_once, placed
 
@@ -130,7 +132,8 @@ def _earlier_plan(run_folder: Path) -> dict[str, Any]:
 
 def _check_machine(found: Preflight, run_folder: Path) -> None:
     free, disk = free_disk_bytes(run_folder), found.total("disk_bytes")
-    if disk > free:
+    held = _bytes_under(run_folder / WORK) if disk > free else 0
+    if disk > free + held:  # what an unfinished stage has written already is not written a second time
         fix = "free some space, or choose another disk with --runs FOLDER"
         text = f"not enough disk: the run writes about {byte_text(disk)}, {byte_text(free)} are free"
         found.problems.append(Problem(text, str(run_folder), fix))
@@ -141,6 +144,14 @@ def _check_machine(found: Preflight, run_folder: Path) -> None:
                 f"{row.stage} needs about {byte_text(row.planned('memory_bytes'))} of memory, this machine has "
                 f"{byte_text(memory)}; a smaller micro_batch_size or sequence_len needs less"
             )
+
+
+def _bytes_under(folder: Path) -> int:
+    found = 0
+    for path in folder.rglob("*"):
+        with suppress(OSError):  # a run that is under way removes checkpoints
+            found += path.stat().st_size if path.is_file() else 0
+    return found
 
 
 def done_stages(stages: Sequence[Stage], run_folder: Path) -> set[str]:
