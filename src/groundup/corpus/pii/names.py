@@ -22,6 +22,7 @@ import numpy.typing as npt
 
 from groundup.corpus.pii.network import Span
 from groundup.corpus.quality import linear
+from groundup.corpus.quality.saved import load_saved
 from groundup.errors import UserError
 
 FORMAT = "groundup-names-1"
@@ -168,13 +169,14 @@ def train_names(
 
 def load_names(folder: Path) -> NameTagger:
     """The tagger that `train_names` left in `folder`. Raises UserError where it is none."""
-    try:
-        facts = json.loads((folder / "names.json").read_text(encoding="utf-8"))
-        weights = np.load(folder / "weights.npy", allow_pickle=False)
-    except (OSError, ValueError) as error:
-        raise UserError(f"no name tagger: {error}", where=str(folder), fix="train one with train_names") from error
-    if facts.get("format") != FORMAT or weights.shape != (linear.SIZE + 1,):
-        raise UserError(f"a name tagger of format {facts.get('format')!r}", where=str(folder), fix="train it again")
+    facts, weights = load_saved(
+        folder,
+        "names.json",
+        what="name tagger",
+        format=FORMAT,
+        shape=lambda _: (linear.SIZE + 1,),
+        fix="train one with train_names",
+    )
     return NameTagger(weights, float(facts["threshold"]))
 
 

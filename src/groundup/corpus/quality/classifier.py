@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from groundup.corpus.quality.saved import load_saved
 from groundup.corpus.words import ngrams, words_in
 from groundup.errors import UserError
 
@@ -117,19 +118,14 @@ def train(
 
 def load(folder: Path) -> Classifier:
     """A classifier from its folder. Raises UserError where the folder holds none, or one of another format."""
-    try:
-        told = json.loads((folder / "classifier.json").read_text(encoding="utf-8"))
-        weights = np.load(folder / "weights.npy", allow_pickle=False)
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"no quality classifier can be read: {error}", where=str(folder), fix="train it, or give its folder"
-        ) from None
-    if told.get("format") != FORMAT or weights.dtype != np.float32 or weights.shape != (2 ** told.get("bits", 0),):
-        raise UserError(
-            f"the classifier has format {told.get('format')}, this version reads format {FORMAT}",
-            where=str(folder),
-            fix="train it again",
-        )
+    told, weights = load_saved(
+        folder,
+        "classifier.json",
+        what="quality classifier",
+        format=FORMAT,
+        shape=lambda facts: (2 ** int(facts.get("bits", 0)),),
+        fix="train it, or give its folder",
+    )
     return Classifier(weights, told["slope"], told["bias"], Measured(**told["measured"]))
 
 

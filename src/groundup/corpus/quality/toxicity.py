@@ -19,9 +19,9 @@ import numpy.typing as npt
 
 from groundup.corpus.quality import linear
 from groundup.corpus.quality.labelled import categories_of
+from groundup.corpus.quality.saved import load_saved
 from groundup.corpus.quality.toxicity_features import features_of, words_of
 from groundup.corpus.quality.toxicity_words import PROFANITY, balanced_rows
-from groundup.errors import UserError
 
 FORMAT = "groundup-toxicity-1"
 WINDOW_WORDS = 60
@@ -128,19 +128,15 @@ def _fit(
 
 def load(folder: Path) -> Toxicity:
     """The model that `train` left in `folder`. Raises UserError where it is none."""
-    try:
-        facts = json.loads((folder / "model.json").read_text(encoding="utf-8"))
-        weights = np.load(folder / "weights.npy", allow_pickle=False)
-    except (OSError, ValueError) as error:
-        raise UserError(f"no toxicity model: {error}", where=str(folder), fix="train one from labelled rows") from error
-    categories = tuple(facts.get("categories", ()))
-    if facts.get("format") != FORMAT or weights.shape != (len(categories), linear.SIZE + 1):
-        raise UserError(
-            f"the toxicity model is of format {facts.get('format')!r} with weights {weights.shape}; "
-            f"expected {FORMAT!r} with {(len(categories), linear.SIZE + 1)}",
-            where=str(folder),
-            fix="train it again with this version",
-        )
+    facts, weights = load_saved(
+        folder,
+        "model.json",
+        what="toxicity model",
+        format=FORMAT,
+        shape=lambda facts: (len(facts.get("categories", ())), linear.SIZE + 1),
+        fix="train one from labelled rows",
+    )
+    categories = tuple(facts["categories"])
     return Toxicity(categories, weights, facts["thresholds"], facts["report"])
 
 
