@@ -343,7 +343,7 @@ def test_what_an_unfinished_stage_has_written_needs_no_second_place(
     """Or a run that filled half of its disk with checkpoints could never go on."""
     monkeypatch.setattr("groundup.workflow.preflight.free_disk_bytes", lambda _: 1_000_000)
     assert check("words.disk_bytes=1500000") == 2
-    left = Path("runs/life/.work/words/checkpoints")
+    left = Path("runs/life/.work/release/checkpoints")
     left.mkdir(parents=True)
     (left / "half").write_bytes(bytes(600_000))
     assert check("words.disk_bytes=1500000") == 0
