@@ -72,18 +72,23 @@ def test_parts_of_a_book_share_its_address_and_all_stay(tmp_path: Path, build: C
         "*** END OF THE PROJECT GUTENBERG EBOOK MILLS ***\n"
     )
     pages = [{"url": f"https://mills.org/?utm_source={n}", "text": " ".join(sentences(60 + n))} for n in range(2)]
+    long = ["\n\n".join(sentences(80 + n, 1600))[:8000] for n in range(2)]
+    pages += [{"url": "https://mills.org/long", "text": text} for text in long]
     (tmp_path / "pages.jsonl").write_text("".join(json.dumps(page) + "\n" for page in pages))
     built = build(
         sources={
             "books": {"type": "books", "path": str(tmp_path / "4321-0.txt"), "part_chars": 4000},
-            "pages": {"type": "jsonl", "path": str(tmp_path / "pages.jsonl")},
+            "pages": {"type": "jsonl", "path": str(tmp_path / "pages.jsonl"), "part_chars": 3000},
         },
         quality=None, held_out=None, duplicate_urls=True,
     )  # fmt: skip
     parts = built.rows("documents", "books")
     assert len(parts) >= 4 and len({row["url"] for row in parts}) == 1 and "gutenberg.org" in parts[0]["url"]
     assert built.rows("dropped", "books") == []
-    assert [row["reason"] for row in built.rows("dropped", "pages")] == ["same address earlier"]
+    kept, dropped = built.rows("documents", "pages"), built.rows("dropped", "pages")
+    assert {row["reason"] for row in dropped} == {"same address earlier"}
+    assert [row["id"].removeprefix("pages.jsonl:") for row in kept] == ["1", "3#1", "3#2", "3#3"]
+    assert [row["id"].removeprefix("pages.jsonl:") for row in dropped] == ["2", "4#1", "4#2", "4#3"]
 
 
 def test_shards_and_workers_do_not_matter(corpus: Callable[..., Built]) -> None:

@@ -322,6 +322,13 @@ def _first_failed(document: Document, asked: Sequence[Check]) -> Drop | None:
 # ---------------------------------------------------------------- C: keys
 
 
+def _address_key(row: Mapping[str, Any]) -> int | None:
+    """A document's address as a key; of the parts of one long document, with the part's number."""
+    key, about = url_key(row["url"]), row["metadata"] or ""
+    number = json.loads(about).get("part") if key is not None and '"part"' in about else None
+    return (key + number) % 2**128 if key is not None and isinstance(number, int) else key
+
+
 def keys(task: Task, out: Path) -> dict[str, Any]:
     """What the documents of a shard are compared by: no text goes on from here, only hashes."""
     options, path = task.options, task.paths()[0]
@@ -336,7 +343,8 @@ def keys(task: Task, out: Path) -> dict[str, Any]:
     if options["urls"] != "none":
         # an address that the parts of a book share makes them no duplicates of each other
         is_own = options["urls"] == "of documents"
-        write_document_keys((url_key(row["url"]) if is_own else None for row in texts(("url",))), out / "urls.npy")
+        addresses = (_address_key(row) if is_own else None for row in texts(("url", "metadata")))
+        write_document_keys(addresses, out / "urls.npy")
     if options["paragraphs"]:
         write_paragraph_keys(
             (() if row["media"] == "code" else paragraph_keys(row["text"]) for row in texts()), out / "paragraphs.npy"

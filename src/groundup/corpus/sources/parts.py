@@ -16,7 +16,8 @@ def in_parts(whole: Document, read: Callable[[int], str], chars: int, notes: Cou
     """The document with the text that `read` gives (so many characters at most, "" at its end), in parts.
 
     They have about `chars` characters and end with a paragraph, a line or a word where they can; a text up to a quarter
-    longer stays whole. Parts are `id#1`, `id#2` ..., and blank ones are left out. Memory is that of one part.
+    longer stays whole. Parts are `id#1`, `id#2` ..., with their number as `part` in the metadata; blank ones are left
+    out. Memory is that of one part.
     """
     most = chars * 5 // 4
     buffer, number = read(most + 1), 0
@@ -26,7 +27,9 @@ def in_parts(whole: Document, read: Callable[[int], str], chars: int, notes: Cou
         buffer += read(most + 1 - len(buffer))
         number += 1
         if part.strip():
-            yield replace(whole, id=whole.id if number == 1 and not buffer else f"{whole.id}#{number}", text=part)
+            is_whole = number == 1 and not buffer
+            about = whole.metadata if is_whole else {**whole.metadata, "part": number}
+            yield replace(whole, id=whole.id if is_whole else f"{whole.id}#{number}", text=part, metadata=about)
     notes.update({CUT: 1} if number > 1 else {})
 
 
