@@ -108,6 +108,9 @@ def test_every_step_shows_what_was_trained_also_where_batches_are_left_out_under
         assert all(sum(document["tokens"] for document in row["documents"]) == T + 1 for row in step["rows"])
         assert {row["source"] for row in step["rows"]} <= {"web", "books"}
     assert shown(capsys, home, batch=7)["is_left_out"]
+    assert [shown(capsys, home, batch=batch)["is_past_the_end"] for batch in (11, 12)] == [False, True]
+    show_tokens("small", home=home, stage_name=None, step=9, batch=None, rows=1, as_json=False)
+    assert "batch 12; 4 rows of 32 tokens; it was not trained: base ended with step 8" in capsys.readouterr().out
 
     past = run_recipe(load_recipe(str(recipe_file), ["base.skip_steps=[2]"]), home=home)  # a finished one is built anew
     assert past.built == ("base",)

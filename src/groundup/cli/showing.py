@@ -37,7 +37,7 @@ def show_tokens(
     settings: Any = type(stage.settings)(**artifact.settings) if artifact is not None else stage.settings
     left_out = joined(ranges_of(settings.skip_steps), left_out_by_rewinds(folder))
     if (step is None) == (batch is None):
-        raise UserError("which step?", fix="name one of --step N and --batch N")
+        raise UserError("which step?", fix="name a --step N or a --batch N, and not both")
     number = batch if batch is not None else batch_of(step or 0, left_out)
     tokens = input_folders(stage, run_folder).get(settings.tokens, Path(settings.tokens))
     _check_same_tokens(tokens, artifact, folder)
@@ -50,15 +50,19 @@ def show_tokens(
         batch=number,
     )
     shown = found if rows is None else found[:rows]
+    steps = artifact.counts.get("steps") if artifact is not None else None  # of a stage under way nobody can say
+    is_past_the_end = steps is not None and number > batch_of(steps, left_out)
     is_left_out = any(first <= number <= last for first, last in left_out)
     if as_json:
         facts = {"run": str(run_folder), "stage": stage.name, "step": step, "batch": number}
-        more = {"is_left_out": is_left_out, "sequence_len": settings.sequence_len, "rows_in_step": len(found)}
+        facts |= {"is_left_out": is_left_out, "is_past_the_end": is_past_the_end}
+        more = {"sequence_len": settings.sequence_len, "rows_in_step": len(found)}
         print(json.dumps({**facts, **more, "rows": rows_data(shown)}, indent=1, ensure_ascii=False))
         return
     what = f"step {step:,} of {stage.name}: batch {number:,}" if step is not None else f"batch {number:,}"
     notes = [f"{len(found)} rows of {settings.sequence_len:,} tokens"]
     notes += ["this batch is left out"] if is_left_out else []
+    notes += [f"it was not trained: {stage.name} ended with step {steps:,}"] if is_past_the_end else []
     notes += [f"left out: {steps_text(left_out)}"] if left_out else []
     print(f"{what}; {'; '.join(notes)}\n\n{rows_text(shown)}")
     if len(shown) < len(found):
@@ -81,8 +85,12 @@ def _pretrain_stage(run_folder: Path, name: str | None) -> Stage:
         return stages[name]
     if not stages:
         raise UserError("no stage of this run trains on token shards", where=str(run_folder))
-    what = f"'{name}' does not train on token shards" if name else "several stages train on token shards"
-    raise UserError(what, where=str(run_folder), fix=f"add --stage; {one_of('stages', stages)}")
+    if name is None:
+        raise UserError(
+            "several stages pre-train", where=str(run_folder), fix=f"add --stage; {one_of('stages', stages)}"
+        )
+    what = "does not train on token shards" if name in recipe.stages else "is no stage of this run"
+    raise UserError(f"'{name}' {what}", where=str(run_folder), fix=f"--stage takes one of: {', '.join(stages)}")
 
 
 def _check_same_tokens(tokens: Path, artifact: Artifact | None, folder: Path) -> None:
