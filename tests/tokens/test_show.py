@@ -110,7 +110,7 @@ def test_every_step_shows_what_was_trained_also_where_batches_are_left_out_under
     assert shown(capsys, home, batch=7)["is_left_out"]
     assert [shown(capsys, home, batch=batch)["is_past_the_end"] for batch in (11, 12)] == [False, True]
     show_tokens("small", home=home, stage_name=None, step=9, batch=None, rows=1, as_json=False)
-    assert "batch 12; 4 rows of 32 tokens; it was not trained: base ended with step 8" in capsys.readouterr().out
+    assert "batch 12; 4 rows of 24 tokens; it was not trained: base ended with step 8" in capsys.readouterr().out
 
     past = run_recipe(load_recipe(str(recipe_file), ["base.skip_steps=[2]"]), home=home)  # a finished one is built anew
     assert past.built == ("base",)
@@ -150,6 +150,7 @@ def test_documents_are_cut_where_training_cuts_them(
         ({}, "which step?"),
         ({"step": 1, "batch": 1}, "which step?"),
         ({"step": 1, "stage_name": "tokens"}, "'tokens' does not train on token shards"),
+        ({"step": 1, "stage_name": "bse"}, "'bse' is no stage of this run"),
     ],
 )
 def test_what_cannot_be_shown_is_told(

@@ -86,9 +86,8 @@ def _pretrain_stage(run_folder: Path, name: str | None) -> Stage:
     if not stages:
         raise UserError("no stage of this run trains on token shards", where=str(run_folder))
     if name is None:
-        raise UserError(
-            "several stages pre-train", where=str(run_folder), fix=f"add --stage; {one_of('stages', stages)}"
-        )
+        fix = f"add --stage; {one_of('stages', stages)}"
+        raise UserError("several stages train on token shards", where=str(run_folder), fix=fix)
     what = "does not train on token shards" if name in recipe.stages else "is no stage of this run"
     raise UserError(f"'{name}' {what}", where=str(run_folder), fix=f"--stage takes one of: {', '.join(stages)}")
 
