@@ -63,13 +63,6 @@ class KVCache:
         self.values[layer][:, :, self.length : end] = v
         return self.keys[layer][:, :, :end], self.values[layer][:, :, :end]
 
-    def keep_rows(self, rows: Tensor) -> None:
-        """Drop all rows of the batch but these."""
-        self.keys = [k.index_select(0, rows) for k in self.keys]
-        self.values = [v.index_select(0, rows) for v in self.values]
-        if self.documents is not None:
-            self.documents = self.documents.index_select(0, rows)
-
 
 def compute_dtype(weight: Tensor) -> torch.dtype:
     """The dtype that products run in: autocast's where it is on, else the weights' own."""

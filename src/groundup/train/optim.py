@@ -92,14 +92,3 @@ def moments(optimizers: list[torch.optim.Optimizer], model: nn.Module) -> dict[s
         for parameter, state in optimizer.state.items()
         for moment, value in state.items()
     }
-
-
-def load_moments(optimizers: list[torch.optim.Optimizer], model: nn.Module, saved: Mapping[str, Tensor]) -> None:
-    """Put back what `moments` gave. Each parameter's moments must be there."""
-    parameters = trained_parameters(model)
-    owner = {p: o for o in optimizers for group in o.param_groups for p in group["params"]}
-    for key, value in saved.items():
-        moment, _, name = key.partition("/")
-        parameter = parameters[name]
-        # a step counter stays where torch keeps it (fp32, on the parameter's device for fused AdamW)
-        owner[parameter].state[parameter][moment] = value.to(parameter.device)

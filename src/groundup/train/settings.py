@@ -48,7 +48,8 @@ class TrainingSettings(StageSettings):
     num_epochs: float | None = Field(None, gt=0)
     """Passes over the data."""
     time_limit: Seconds | None = None
-    """Seconds of training (`90s`, `3m`, `1h30m`). The number of steps is fixed once, from the speed at the start."""
+    """Seconds of training (`90s`, `3m`, `1h30m`). They become a number of steps by the measured speed, which is
+    corrected until the learning rate decays, and after that only downwards."""
     max_tokens: Annotated[int | None, MayChange()] = Field(None, ge=1)
     """Tokens that go through the model, at most. Like every limit it is never passed: the training ends before."""
     budget: Annotated[float | None, MayChange()] = Field(None, gt=0)

@@ -29,7 +29,7 @@ from groundup.team import Team
 from groundup.train.layout import MODEL_SIZES, layout_of
 from groundup.workflow.torchrun import Group, leave_process_group
 
-TOGETHER = ("pretrain", "sft", "reward", "dpo")  # what may train in several processes; ppo: issue 5
+TOGETHER = ("pretrain", "sft", "reward", "dpo")  # what may train in several processes; ppo samples as it trains
 # a helper costs 1.4 s of a core to start: so much work makes that little, 10 to 15 s of a core with fast bfloat16.
 # It is planned work and not seconds, which are measured and would say something else on another day
 WORTH_FLOPS, WORTH_SECONDS = 2e12, 20.0
