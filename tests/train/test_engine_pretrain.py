@@ -193,6 +193,13 @@ def test_times_are_read_as_people_write_them(text: Any, seconds: float) -> None:
     assert settings_of(time_limit=text).time_limit == seconds
 
 
+def test_batches_that_are_none_are_told_in_the_words_of_skip_steps() -> None:
+    assert settings_of(skip_steps=[3, "5-6"]).skip_steps == [3, "5-6"]
+    for wrong in (1.5, "9-2", True):
+        with pytest.raises(ValueError, match="is no step and no range of steps; write 1300 or 1200-1210"):
+            settings_of(skip_steps=[3, wrong])
+
+
 @pytest.mark.parametrize("text", ["soon", "3 weeks", "-5s", ""])
 def test_other_times_are_refused(text: str) -> None:
     with pytest.raises(ValueError, match="is not a time"):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from groundup.chat.settings import Dataset
 from groundup.recipe import FileRef, MayChange, ModelRef, Presentation, RewardRef, StageSettings, TokensRef
@@ -26,8 +26,9 @@ def seconds_of(value: Any) -> Any:
     return sum(float(number) * UNITS[unit] for number, _, unit in re.findall(r"(\d+(\.\d+)?)([smhd])", text))
 
 
-def _steps(value: list[int | str]) -> list[int | str]:
-    ranges_of(value)
+def _steps(value: Any) -> Any:
+    if isinstance(value, list):  # else the type's own message says what is wanted
+        ranges_of(value)
     return value
 
 
@@ -56,7 +57,7 @@ class TrainingSettings(StageSettings):
     """Money that this stage may cost, at cost_per_hour. Saved and ended before it is passed; all attempts count."""
     cost_per_hour: Annotated[float | None, Presentation()] = Field(None, ge=0)
     """What an hour of all machines of this run costs, in any currency."""
-    skip_steps: Annotated[list[int | str], MayChange(), AfterValidator(_steps)] = Field(default_factory=list)
+    skip_steps: Annotated[list[int | str], MayChange(), BeforeValidator(_steps)] = Field(default_factory=list)
     """Batches that are never trained, like [1200-1210, 1300]; `groundup tokens show` prints them. Later ones move up.
     Batches that are still to come may be added while the stage is under way."""
     on_spike: Annotated[Literal["warn", "skip", "rewind"], MayChange()] = "warn"
