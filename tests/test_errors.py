@@ -83,6 +83,7 @@ def command(
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("GROUNDUP_HOME", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(parts / "cache"))
+    monkeypatch.setattr("groundup.console.PLAIN_LINE_EVERY_SECONDS", 3_600)  # a slow machine tells of progress
     shutil.copytree(parts / "model", "model")
     Path("rows.jsonl").write_text(conversation() + "\n")
     Path("notes").mkdir()
