@@ -15,7 +15,7 @@ def reached(function: str) -> set[str]:
 
 
 def test_each_phase_reaches_what_decides_its_result_and_not_what_decides_others() -> None:
-    extract = reached("phases.documents:extract")
+    extract = reached("phases.extract:extract")
     assert {"extract", "texts", "quality.language", "quality.signals", "sources.wikitext", "words"} <= extract
     assert not extract & {"quality.rules", "quality.toxicity", "dedup.near", "pii.search", "exams.index"}
     judged = reached("phases.documents:filter")

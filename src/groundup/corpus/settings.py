@@ -308,7 +308,7 @@ class CorpusSettings(StageSettings):
     max_technical_share: Share = 0.02
     """Stop when more of a shard than this is lost for one technical reason: crashes, time-outs, a broken package."""
     document_seconds: PositiveFloat = 60.0
-    """Longest CPU time that extracting one document may take."""
+    """Longest CPU time that finding one document's text may take, its language, or its signals, each."""
     shard_bytes: Annotated[int, Field(ge=10_000)] = 32_000_000
     """Raw text in one shard: what is done again after a kill, and what a worker's memory depends on."""
     engine: Annotated[Literal["local", "ray", "dask", "slurm"], Presentation()] = "local"

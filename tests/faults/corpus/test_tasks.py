@@ -18,7 +18,7 @@ from groundup.corpus import guard
 from groundup.corpus.document import Document
 from groundup.corpus.engines.local import local
 from groundup.corpus.guard import Technical, TooSlow, time_limit
-from groundup.corpus.phases import documents
+from groundup.corpus.phases import extract
 from groundup.corpus.runner import Runner, without_unused
 from groundup.corpus.tasks import Done, Failure, Outcome, Task, attempt, done_or_none, make_task, run_task
 from groundup.errors import Stopped, UserError
@@ -69,10 +69,11 @@ def test_a_stop_is_no_failure_of_the_task_or_of_a_document(task: Task, monkeypat
     with pytest.raises(Stopped):
         attempt(replace(task, hints={"stopped": True}))
     assert left_in(task) == []
-    monkeypatch.setattr(documents, "raw_to_text", stopped)
+    monkeypatch.setattr(extract, "raw_to_text", stopped)
     options = {"document_seconds": 9, "extract": "fast", "languages": [], "boilerplate": False, "signals": False}
+    page = extract._Page(Document("id", "url", "", "text", "prose"), raw_bytes=4)
     with pytest.raises(Stopped):
-        documents._extract_one(Document("id", "url", "", "text", "prose"), replace(task, options=options), Technical())
+        extract._try(extract._text, page, replace(task, options=options), Technical())
 
 
 def test_plans_that_no_task_reads_go_with_the_tasks_that_did(task: Task) -> None:

@@ -1,7 +1,7 @@
-"""Phases A to C: what is done to one shard of documents alone. Each function is a task: (task, folder) -> stats.
+"""Phases A and C: what is done to one shard of documents alone. Each function is a task: (task, folder) -> stats.
 
 read     pieces of a source -> raw shards of bounded size, with HTML and wikitext as they came
-extract  raw shard          -> text, its language, and everything that the rules will look at; no threshold yet
+(extract.py: raw shard -> text, its language, and everything that the rules will look at)
 filter   text shard         -> the documents that pass the thresholds; the others as drops
 keys     filtered shard     -> keys of texts, addresses and paragraphs, shingles and band keys for near-duplicates
 """
@@ -12,7 +12,6 @@ import json
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from functools import cache
 from itertools import islice, repeat
 from pathlib import Path
@@ -26,16 +25,14 @@ from groundup.corpus.dedup.exact_groups import write_document_keys, write_paragr
 from groundup.corpus.dedup.near import Bands
 from groundup.corpus.dedup.near_groups import NearFiles, write_near_keys
 from groundup.corpus.document import Document, Drop, drop
-from groundup.corpus.guard import Technical, TooSlow, time_limit, watched
+from groundup.corpus.guard import Technical, watched
 from groundup.corpus.quality.rules import checks
-from groundup.corpus.quality.signals import cut_boilerplate, signals_of
 from groundup.corpus.report.funnel import new_source_funnel, source_funnel_to_json
 from groundup.corpus.report.stats import Check, SourceStats
 from groundup.corpus.settings import QualityRules
 from groundup.corpus.shards import (
     DROPPED,
     RAW,
-    TEXT,
     ShardWriter,
     document_of,
     document_row,
@@ -47,8 +44,6 @@ from groundup.corpus.source_settings import Source
 from groundup.corpus.sources import Piece, read_piece
 from groundup.corpus.sources.parts import CUT
 from groundup.corpus.tasks import Task
-from groundup.corpus.texts import language_of, raw_to_text
-from groundup.errors import UserError
 
 KILLED = "it killed the process that looked at it"
 
@@ -140,73 +135,6 @@ class _RawShards:
             self._close()
         elif self._writer is not None:
             self._writer.__exit__(kind, error, trace)
-
-
-# ---------------------------------------------------------------- B: extract
-
-
-def extract(task: Task, out: Path) -> dict[str, Any]:
-    """Main text, language and signals of a raw shard. What fails or takes too long is a drop, and counted apart."""
-    funnel, technical = new_source_funnel(), Technical()
-    count = funnel["extract"]
-    with ShardWriter(out / "drops.parquet", DROPPED) as drops, ShardWriter(out / "text.parquet", TEXT) as texts:
-        for number, row in numbered_rows(task, task.paths()[0]):
-            document = document_of(row)
-            if number in task.without:
-                result: Document | Drop = _lost(document, KILLED, technical)
-                signals: dict[str, float] = {}
-                score = 0.0
-            else:
-                result, score, signals = _extract_one(document, task, technical)
-            if isinstance(result, Drop):
-                count.drop(result.reason, document.bytes)
-                drops.write(drop_row(replace(result, bytes=document.bytes)))
-            else:
-                count.keep(document.bytes, result.bytes)
-                measured = {name: None if math.isnan(value) else value for name, value in signals.items()}
-                texts.write({**document_row(result), "language_score": score, "signals": json.dumps(measured)})
-    return {
-        "documents": count.into.documents,
-        "bytes_in": count.into.bytes,
-        "bytes_out": count.out.bytes,
-        "texts": count.out.documents,
-        "funnel": source_funnel_to_json(funnel),
-        "technical": technical.lost,
-    }
-
-
-def _extract_one(
-    document: Document, task: Task, technical: Technical
-) -> tuple[Document | Drop, float, dict[str, float]]:
-    options, seconds = task.options, float(task.options["document_seconds"])
-    try:
-        with time_limit(seconds, may_kill=bool(task.hints.get("may_kill"))):
-            text = raw_to_text(document, options["extract"], options["languages"])
-            if not text.strip():
-                return replace(drop(document, "extract", "no text in it"), excerpt=document.url), 0.0, {}
-            if options["boilerplate"] and document.media == "html":
-                text = cut_boilerplate(text)
-                if not text.strip():
-                    return drop(document, "extract", "nothing but boilerplate"), 0.0, {}
-            document = replace(document, text=text)
-            language, score = language_of(document)
-            document = replace(document, language=language)
-            is_wanted = not options["languages"] or not language or language in options["languages"]
-            signals = signals_of(text, document.media, language) if is_wanted and options["signals"] else {}
-            return document, score, signals
-    except TooSlow:
-        return _lost(document, f"it took longer than {seconds:g} s", technical), 0.0, {}
-    except (MemoryError, UserError):
-        raise  # the first goes for the whole shard, the second is the installation's
-    except Exception as error:
-        return _lost(document, f"the extractor failed: {type(error).__name__}: {error}"[:200], technical), 0.0, {}
-
-
-def _lost(document: Document, reason: str, technical: Technical) -> Drop:
-    # exceptions name addresses and lengths: what comes behind the kind is for the excerpt, not for counting
-    kind = ":".join(reason.split(":")[:2])
-    technical.add(kind, document.url or document.id)
-    return replace(drop(document, "extract", kind), excerpt=f"{document.url or document.id}: {reason}"[:300])
 
 
 # ---------------------------------------------------------------- C: filter

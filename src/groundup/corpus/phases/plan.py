@@ -104,7 +104,7 @@ def extract_tasks(settings: CorpusSettings, read: Sequence[Done], root: Path) ->
                 make_task(
                     "extract",
                     f"{done.task.name}.{number:05d}",
-                    f"{_DOCUMENTS}:extract",
+                    "groundup.corpus.phases.extract:extract",
                     root,
                     options=options,
                     inputs=[done.input(shard["file"])],
