@@ -3,6 +3,11 @@
  *
  * A tile is 16 rows of 64 bytes. In C += A B, a tile of A holds 16 rows of 32 numbers; one of B holds 32 rows of 16,
  * two rows interleaved (b[2i][j], b[2i+1][j] are neighbours); one of C 16 rows of 16 fp32 numbers. */
+#ifdef _OPENMP
+#include <omp.h>
+#else
+#define omp_get_max_threads() 1
+#endif
 #include "common.h"
 
 #include <stdlib.h>
@@ -183,8 +188,15 @@ static inline void product_2x2(float *c, i64 width, const bf16 *a, i64 a_next, i
 
 /* ---------------------------------------------------------------- the gradient of a weight */
 
-#define PANEL 512 /* tokens taken at a time */
-#define PART 256  /* of the longer side of the result, whose sums stay in the second cache */
+#define PANEL 256 /* tokens taken at a time: more of them, and their tiles leave the first cache between two uses */
+#define PART 512  /* of the longer side of the result, whose sums stay in the second cache */
+
+/* The longer side in parts of at most PART and of whole tiles, equally many for each thread. */
+static i64 part_width(i64 large) {
+  i64 threads = omp_get_max_threads(), parts = (large + PART - 1) / PART;
+  parts = (parts + threads - 1) / threads * threads;
+  return ((large + parts - 1) / parts + 31) / 32 * 32;
+}
 
 /* grad `N, M`, x `N, K` -> out = grad^T x `M, K`, in fp32. */
 void weight_gradient(const bf16 *grad, const bf16 *x, float *out, i64 n, i64 m, i64 k) {
@@ -200,12 +212,17 @@ void weight_gradient(const bf16 *grad, const bf16 *x, float *out, i64 n, i64 m, 
     strip(shared + (first * small_tiles + step - first) * TILE, here * TILE, one + step * 32 * small, small, n - step * 32, small,
           !by_rows);
   }
+  i64 width_of_part = part_width(large);
 #pragma omp parallel for
-  for (i64 part = 0; part < large; part += PART) {
-    i64 length = large - part < PART ? large - part : PART, tiles = (length + 31) / 32 * 2;
+  for (i64 part = 0; part < large; part += width_of_part) {
+    i64 length = large - part < width_of_part ? large - part : width_of_part, tiles = (length + 31) / 32 * 2;
     i64 width = 16 * (by_rows ? small_tiles : tiles), height = 16 * (by_rows ? tiles : small_tiles);
     bf16 *own = scratch((size_t)tiles * PANEL / 32 * TILE * sizeof(bf16));
-    float *sums = scratch((size_t)(width * height) * sizeof(float));
+    i64 rows = by_rows ? length : m, columns = by_rows ? k : length;
+    float *to = out + (by_rows ? part * k : part);
+    int fits = rows == height && columns == width; /* else sums have a place of their own, of whole tiles */
+    float *sums = fits ? to : scratch((size_t)(width * height) * sizeof(float));
+    i64 stride = fits ? k : width;
     TileConfig before;
     enter(&before);
     for (i64 first = 0; first < steps; first += PANEL / 32) {
@@ -216,14 +233,13 @@ void weight_gradient(const bf16 *grad, const bf16 *x, float *out, i64 n, i64 m, 
       const bf16 *others = shared + first * small_tiles * TILE, *a = by_rows ? own : others, *b = by_rows ? others : own;
       for (i64 i = 0; i < height / 16; i += 2)
         for (i64 j = 0; j < width / 16; j += 2)
-          product_2x2(sums + i * 16 * width + j * 16, width, a + i * here * TILE, here * TILE, TILE, b + j * here * TILE,
+          product_2x2(sums + i * 16 * stride + j * 16, stride, a + i * here * TILE, here * TILE, TILE, b + j * here * TILE,
                       here * TILE, TILE, here, first > 0);
     }
     leave(&before);
-    i64 rows = by_rows ? length : m, columns = by_rows ? k : length;
-    float *to = out + (by_rows ? part * k : part);
-    for (i64 row = 0; row < rows; row++) memcpy(to + row * k, sums + row * width, (size_t)columns * sizeof(float));
     free(own);
+    if (fits) continue;
+    for (i64 row = 0; row < rows; row++) memcpy(to + row * k, sums + row * width, (size_t)columns * sizeof(float));
     free(sums);
   }
   free(shared);
