@@ -53,6 +53,7 @@ def groundup(system: str, archives: Path, out: Path, workers: int) -> dict[str, 
         quality=None if system == "one" else QualityRules(),
         held_out=None,
         workers=workers,
+        shard_bytes=16_000_000,
     )
     folder = out / "corpus"
     folder.mkdir()
