@@ -68,7 +68,10 @@ def slow_signals(text: str, language: str) -> dict[str, float]:
     number = max(1, len(words) if unspaced else len(real))
     lines = [line.strip() for line in text.split("\n") if line.strip()]
     share = lambda hits, all: sum(map(bool, hits)) / max(1, len(all))  # noqa: E731
-    blank, word = "[\\s\u1361]+", "[^\\s\u1361]"  # Ethiopic separates words by a mark of its own
+    blank, word = (
+        "[\\s\u0f0b\u1361]+",
+        "[^\\s\u0f0b\u1361]",
+    )  # Tibetan and Ethiopic have marks between words
     bullet = f"[-*–—·+•●‣▪◦∙■]{blank}{word}|[•●‣▪◦∙■]{word}*{blank}{word}|[0-9]{{1,3}}[.)]{blank}{word}"
     bullets = [re.match(bullet, line, re.S) for line in lines]
     found: dict[str, float] = {
@@ -127,6 +130,7 @@ TEXTS = st.one_of(st.lists(PARTS, max_size=120).map("".join), st.lists(PARTS, ma
 @example("", "en")
 @example("\n \n", "en")
 @example("a b " * 60, "en")
+@example("•བོད་ཡིག", "en")
 @example(GOOD * 3, "en")
 @example("".join(f"你好{n}世界。" for n in range(40)), "zh")
 def test_signals_are_what_a_slow_reading_gives(text: str, language: str) -> None:

@@ -116,10 +116,11 @@ def test_fp32_gradients_of_every_parameter(config: ModelConfig, rows: int, token
         expected = run(model, ids, document_ids)
     assert ours.keys() == expected.keys()
     largest = max(float(value.norm()) for name, value in expected.items() if name != "hidden")
+    digits = 2e-4 if config.qk_norm else 2e-5  # behind the norm of a head of two numbers no more than four are left
     for name in expected:
         # a gradient that is nothing but rounding (a key's bias) is compared with the others
         error = float((ours[name] - expected[name]).norm())
-        assert error <= 2e-5 * float(expected[name].norm()) + 1e-6 * largest, (name, error)
+        assert error <= digits * float(expected[name].norm()) + 1e-6 * largest, (name, error)
 
 
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda family: "-".join(family) or "llama")
