@@ -68,10 +68,8 @@ def slow_signals(text: str, language: str) -> dict[str, float]:
     number = max(1, len(words) if unspaced else len(real))
     lines = [line.strip() for line in text.split("\n") if line.strip()]
     share = lambda hits, all: sum(map(bool, hits)) / max(1, len(all))  # noqa: E731
-    blank, word = (
-        "[\\s\u0f0b\u1361]+",
-        "[^\\s\u0f0b\u1361]",
-    )  # Tibetan and Ethiopic have marks between words
+    gap = "\\s\u0f0b\u1361"  # Tibetan and Ethiopic have marks between words
+    blank, word = f"[{gap}]+", f"[^{gap}]"
     bullet = f"[-*–—·+•●‣▪◦∙■]{blank}{word}|[•●‣▪◦∙■]{word}*{blank}{word}|[0-9]{{1,3}}[.)]{blank}{word}"
     bullets = [re.match(bullet, line, re.S) for line in lines]
     found: dict[str, float] = {
