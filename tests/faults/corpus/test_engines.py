@@ -259,7 +259,9 @@ def test_begun_on_this_machine_and_finished_on_the_cluster(corpus: Corpus, clust
     whole = corpus.build("local")
     corpus.slow = 0.01
     process = corpus.start("moved")
-    time.sleep(3)
+    deadline = time.monotonic() + 120
+    while not corpus.tasks("moved")["extract"] and time.monotonic() < deadline:
+        time.sleep(0.05)
     kill_everything(process)
     finished = corpus.stamps("moved")
     assert finished
